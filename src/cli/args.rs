@@ -1,0 +1,242 @@
+//! The program's grammar. Flags are spelled as in llama.cpp and TRL; TRL's underscores are accepted.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "llama-align", version, about = "Aligns GGUF models where they already run", after_help = EXIT_CODES)]
+pub(super) struct Options {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit status: 0 ok, 2 usage or parameter, 65 bad data or model file, 66 missing input, 69 unsupported, \
+70 bug, 71 memory, 73 output exists or cannot be made, 74 I/O, 76 NaN or infinite loss, 78 files do not belong together, \
+79 self-check failed";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Trace a model and compare the result with llama.cpp
+    Check(CheckArgs),
+    /// Train a LoRA adapter on the quantised weights: sft, dpo or kto
+    Train(Box<TrainArgs>),
+    /// Measure a model, with or without an adapter, on held-out data
+    Eval(EvalArgs),
+    /// Answer prompts through llama.cpp's own decode and samplers
+    Generate(GenerateArgs),
+    /// Describe a GGUF model, an adapter or a run directory
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Threads {
+    /// Threads [default: the number of cores]
+    #[arg(short = 't', long = "threads")]
+    threads: Option<usize>,
+}
+
+impl Threads {
+    /// The number asked for, or that of the cores: more would spin against each other.
+    pub(super) fn count(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.threads.unwrap_or_else(cores).max(1)
+    }
+
+    /// What was asked for, if anything was.
+    pub(super) fn given(&self) -> Option<usize> {
+        self.threads
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// Model in GGUF
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    /// One line of JSON on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) threads: Threads,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TrainArgs {
+    /// Model in GGUF
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    /// Training rows, one JSON object per line
+    #[arg(short = 'd', long = "data", alias = "dataset")]
+    pub(super) data: PathBuf,
+    /// Run directory to make
+    #[arg(short = 'o', long = "output", alias = "output-dir", alias = "output-file")]
+    pub(super) output: PathBuf,
+    /// Configuration in TOML; flags win over it
+    #[arg(long)]
+    pub(super) config: Option<PathBuf>,
+    /// sft, dpo or kto [default: dpo]
+    #[arg(long)]
+    pub(super) method: Option<String>,
+    /// Rank r of the factors [default: 16]
+    #[arg(long, alias = "lora-r")]
+    pub(super) lora_rank: Option<usize>,
+    /// The update is scaled by alpha / r [default: 32]
+    #[arg(long)]
+    pub(super) lora_alpha: Option<f32>,
+    /// all-linear, or modules separated by commas: attn_q,ffn_down or q_proj,down_proj [default: all-linear]
+    #[arg(long, alias = "lora-target-modules", alias = "target-modules")]
+    pub(super) lora_targets: Option<String>,
+    /// Peak learning rate [default: by method, see README]
+    #[arg(long, alias = "lr")]
+    pub(super) learning_rate: Option<f64>,
+    /// Passes over the data [default: 1]
+    #[arg(long, alias = "num-train-epochs", conflicts_with = "max_steps")]
+    pub(super) epochs: Option<f64>,
+    /// Optimizer steps, instead of epochs
+    #[arg(long)]
+    pub(super) max_steps: Option<usize>,
+    /// Rows per micro-batch [default: 4]
+    #[arg(long, alias = "per-device-train-batch-size")]
+    pub(super) batch_size: Option<usize>,
+    /// Micro-batches per optimizer step [default: 2]
+    #[arg(long, alias = "gradient-accumulation-steps")]
+    pub(super) grad_accum: Option<usize>,
+    /// Longer rows are dropped and counted, in tokens [default: 1024]
+    #[arg(long, alias = "max-seq-length")]
+    pub(super) max_length: Option<usize>,
+    /// Strength of the pull to the reference (dpo, kto) [default: 0.1]
+    #[arg(long)]
+    pub(super) beta: Option<f64>,
+    /// Seed of factors and order [default: 0]
+    #[arg(short = 's', long)]
+    pub(super) seed: Option<u64>,
+    /// Held-out rows, measured before and after training
+    #[arg(long)]
+    pub(super) eval_data: Option<PathBuf>,
+    /// Replace an existing run directory
+    #[arg(long)]
+    pub(super) overwrite: bool,
+    /// Check model and data, print the plan, train nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) threads: Threads,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    /// Model in GGUF
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    /// Rows to measure on
+    #[arg(short = 'd', long = "data")]
+    pub(super) data: PathBuf,
+    /// Adapter in GGUF
+    #[arg(long)]
+    pub(super) lora: Option<PathBuf>,
+    /// Strength that rewards are scaled by
+    #[arg(long, default_value_t = 0.1)]
+    pub(super) beta: f64,
+    /// Longer rows are dropped and counted, in tokens
+    #[arg(long, default_value_t = 1024)]
+    pub(super) max_length: usize,
+    /// One line of JSON on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) threads: Threads,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// Model in GGUF
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    /// A prompt; may be given several times
+    #[arg(short = 'p', long)]
+    pub(super) prompt: Vec<String>,
+    /// A file of prompts: one per line, plain or JSON objects with a `prompt`
+    #[arg(short = 'f', long, alias = "file")]
+    pub(super) prompts: Option<PathBuf>,
+    /// Adapter in GGUF; may be given several times
+    #[arg(long)]
+    pub(super) lora: Vec<PathBuf>,
+    /// Adapter with its scale, FILE:SCALE
+    #[arg(long)]
+    pub(super) lora_scaled: Vec<String>,
+    /// Tokens per answer at most
+    #[arg(short = 'n', long = "predict", default_value_t = 128)]
+    pub(super) predict: usize,
+    /// Temperature; 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.0)]
+    pub(super) temp: f32,
+    /// Likeliest tokens kept, 0 keeps all
+    #[arg(long, default_value_t = 40)]
+    pub(super) top_k: i32,
+    /// Probability mass kept
+    #[arg(long, default_value_t = 0.95)]
+    pub(super) top_p: f32,
+    /// Least probability kept, relative to the likeliest
+    #[arg(long, default_value_t = 0.05)]
+    pub(super) min_p: f32,
+    /// Seed of the draw
+    #[arg(short = 's', long, default_value_t = 0)]
+    pub(super) seed: u32,
+    /// Take prompts as they are, without the model's chat template
+    #[arg(long)]
+    pub(super) no_template: bool,
+    /// JSON lines on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) threads: Threads,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// GGUF file or run directory
+    pub(super) file: PathBuf,
+    /// JSON on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Options {
+    /// Parses, after writing long flags with dashes: `--learning_rate` is `--learning-rate`.
+    pub(super) fn parse_from(arguments: impl IntoIterator<Item = String>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(arguments.into_iter().map(|argument| {
+            let Some(flag) = argument.strip_prefix("--") else { return argument };
+            let (name, value) = flag.split_once('=').map_or((flag, None), |(n, v)| (n, Some(v)));
+            let name = name.replace('_', "-");
+            value.map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}"))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Options, clap::Error> {
+        Options::parse_from(line.split(' ').map(str::to_owned))
+    }
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn trl_spellings_mean_the_same() {
+        let line = "llama-align train -m a.gguf -d b.jsonl -o r --learning_rate 1e-4 --per_device_train_batch_size=2 --lora_r 4";
+        let Command::Train(args) = parse(line).unwrap().command else { panic!("train expected") };
+        assert_eq!((args.learning_rate, args.batch_size, args.lora_rank), (Some(1e-4), Some(2), Some(4)));
+    }
+
+    #[test]
+    fn epochs_and_steps_exclude_each_other() {
+        assert!(parse("llama-align train -m a -d b -o r --epochs 1 --max-steps 3").is_err());
+    }
+}

@@ -1,0 +1,71 @@
+//! The program: parses flags, calls the library's public interface, prints.
+//!
+//! **Invariant:** nothing here that a library user could not do; data goes to stdout, talk to stderr.
+
+mod args;
+mod check;
+mod eval;
+mod generate;
+mod inspect;
+mod output;
+mod train;
+
+use crate::error::{Error, Kind, Result};
+use crate::gguf;
+use crate::runtime::{Adapter, Model, Runtime};
+use args::{Command, Options};
+use std::path::Path;
+use std::sync::Arc;
+
+pub use output::Printer;
+
+/// Runs the program with these arguments; returns the exit status.
+pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
+    let mut printer = Printer::new();
+    let options = match Options::parse_from(arguments) {
+        Ok(options) => options,
+        Err(usage) => return printer.usage(&usage),
+    };
+    let result = match options.command {
+        Command::Check(args) => check::run(&args, &mut printer),
+        Command::Train(args) => train::run(*args, &mut printer),
+        Command::Eval(args) => eval::run(&args, &mut printer),
+        Command::Generate(args) => generate::run(&args, &mut printer),
+        Command::Inspect(args) => inspect::run(&args, &mut printer),
+    };
+    match result {
+        Ok(status) => status,
+        Err(error) => {
+            printer.error(&error);
+            error.kind().exit_code()
+        }
+    }
+}
+
+/// Validates a model file, then opens it.
+fn open_model(path: &Path) -> Result<(Arc<Model>, gguf::File)> {
+    let file = gguf::File::open(path)?;
+    gguf::validate_model(&file)?;
+    let model = Model::open(&Runtime::linked()?, path)?;
+    Ok((model, file))
+}
+
+/// Validates an adapter file against a model and lets llama.cpp load it.
+fn open_adapter(path: &Path, model: &Arc<Model>, base: &gguf::File) -> Result<Arc<Adapter>> {
+    let file = gguf::File::open(path)?;
+    let info = gguf::validate_adapter(&file)?;
+    gguf::check_fits(&info, base)?;
+    Adapter::open(model, path)
+}
+
+/// `--lora FILE` and `--lora-scaled FILE:SCALE`.
+fn adapter_list(plain: &[std::path::PathBuf], scaled: &[String]) -> Result<Vec<(std::path::PathBuf, f32)>> {
+    let mut list: Vec<_> = plain.iter().map(|p| (p.clone(), 1.0)).collect();
+    for text in scaled {
+        let parsed = text.rsplit_once(':').and_then(|(path, scale)| Some((path.into(), scale.parse().ok()?)));
+        list.push(parsed.ok_or_else(|| {
+            Error::new(Kind::Argument, format!("--lora-scaled {text}: expected FILE:SCALE"))
+        })?);
+    }
+    Ok(list)
+}

@@ -1,0 +1,55 @@
+//! The one place that prints.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use crate::error::Error;
+use std::io::{IsTerminal, Write};
+
+/// Prints data to stdout and talk to stderr.
+#[derive(Debug)]
+pub struct Printer {
+    terminal: bool,
+}
+
+impl Default for Printer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Printer {
+    /// Looks at where the output goes.
+    pub fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// True if a person watches.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// A line of data. A reader that went away is no error of ours.
+    pub fn data(&mut self, line: &str) {
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+
+    /// A line of talk.
+    pub fn talk(&mut self, line: &str) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+
+    /// The error that ends the program.
+    pub fn error(&mut self, error: &Error) {
+        self.talk(&format!("error: {error}"));
+    }
+
+    /// Help and usage errors as clap formats them; returns the exit status.
+    pub fn usage(&mut self, usage: &clap::Error) -> u8 {
+        let _ = usage.print();
+        if usage.use_stderr() {
+            crate::error::Kind::Argument.exit_code()
+        } else {
+            0
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Runs programs: places batches, lowers to graphs, keeps what the backward needs.
+//!
+//! **In:** a trace, deltas, packed sequences. **Out:** token log-probs, hidden states, gradients of the deltas.
+//! **Invariant:** frozen weights are never written; equal inputs, threads and backend give equal bits.
+
+mod adapt;
+mod head;
+mod layout;
+mod lower;
+mod plan;
+mod session;
+
+pub use adapt::{adapt, Adapted, Delta, Parameter};
+pub use layout::{Layout, Span, SEQUENCE_ALIGNMENT};
+pub use lower::{input_bytes, Form, Inputs, Lowering, Scope};
+pub use plan::{Plan, Step};
+pub use session::{BlockValues, Engine};

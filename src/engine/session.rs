@@ -1,0 +1,500 @@
+//! A session: one model with deltas, one batch after another.
+
+use super::adapt::{adapt, Adapted, Delta};
+use super::head;
+use super::layout::Layout;
+use super::lower::{input_bytes, Form, Inputs, Lowering, Scope};
+use super::plan::{Plan, Step};
+use crate::data::Sequence;
+use crate::error::{Error, Kind, Result};
+use crate::ir::{Leaf, Op, ValueId};
+use crate::runtime::{Backend, GraphBuilder, Memory, Model, Region};
+use crate::trace::Trace;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Runs a model with deltas on packed batches and forms the deltas' gradients.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) model: Arc<Model>,
+    pub(super) trace: Arc<Trace>,
+    pub(super) adapted: Adapted,
+    pub(super) plan: Plan,
+    pub(super) form: Form,
+    pub(super) backend: Backend,
+    pub(super) memory: Memory,
+    deltas: Vec<Delta>,
+    parameters: Vec<Region>,
+    gradients: Vec<Region>,
+    /// Bytes of the memory that hold parameters and gradients; the rest belongs to the batch.
+    fixed: usize,
+    n_positions: Option<usize>,
+    batch: Option<Batch>,
+    peak: usize,
+}
+
+/// What blocks write: values on the packed axis by id.
+pub type BlockValues = std::collections::BTreeMap<ValueId, Vec<f32>>;
+
+/// What a forward pass leaves for the backward.
+#[derive(Debug)]
+struct Batch {
+    inputs: Inputs,
+    layout: Arc<Layout>,
+    /// Values that lie in the memory: parameters and what blocks wrote.
+    kept: HashMap<ValueId, Region>,
+    rows: Vec<head::Row>,
+    /// For each read of the head that moves: its unit gradients, one column per row.
+    units: Vec<(ValueId, Region)>,
+}
+
+/// What becomes of the head's results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    LogProbs,
+    Gradients,
+}
+
+impl Engine {
+    /// Prepares a session in the training form.
+    pub fn new(model: &Arc<Model>, trace: &Arc<Trace>, deltas: Vec<Delta>, n_threads: usize) -> Result<Self> {
+        Self::with_form(model, trace, deltas, n_threads, Form::Training)
+    }
+
+    /// Prepares a session in either form; only the training form has gradients.
+    pub fn with_form(model: &Arc<Model>, trace: &Arc<Trace>, deltas: Vec<Delta>, n_threads: usize, form: Form) -> Result<Self> {
+        let mut adapted = adapt(trace, &deltas)?;
+        let products: Vec<_> = adapted.parameters.iter().filter(|p| p.trainable).map(|p| p.value).collect();
+        if let Some(first) = crate::autodiff::unsupported(&adapted.program, adapted.logits, &products).first() {
+            return Err(Error::new(Kind::Unsupported, format!("{first}: no gradient rule for this op")));
+        }
+        let n_positions = position_rows(&adapted);
+        let plan = Plan::make(&mut adapted)?;
+        let runtime = model.runtime();
+        let floats: usize = adapted.parameters.iter().map(|p| p.len.next_multiple_of(16)).sum();
+        let mut memory = Memory::new(runtime, floats * 8 + 64)?;
+        let mut take = |len: usize| memory.take(len * 4);
+        let parameters = adapted.parameters.iter().map(|p| take(p.len)).collect::<Result<Vec<_>>>()?;
+        let gradients = adapted.parameters.iter().map(|p| take(if p.trainable { p.len } else { 0 })).collect::<Result<Vec<_>>>()?;
+        for (parameter, &region) in adapted.parameters.iter().zip(&parameters) {
+            let factor = &deltas[parameter.factor.0].lora.factors[parameter.factor.1];
+            let values = if parameter.name.ends_with(".lora_a") { &factor.a } else { &factor.b };
+            memory.floats_mut(region).copy_from_slice(values);
+        }
+        let (fixed, backend) = (memory.used(), Backend::new(runtime, n_threads)?);
+        let (model, trace) = (model.clone(), trace.clone());
+        Ok(Self { model, trace, adapted, plan, form, backend, memory, deltas, parameters, gradients, fixed, n_positions, batch: None, peak: 0 })
+    }
+
+    /// The deltas with their present factors.
+    pub fn deltas(&self) -> Vec<Delta> {
+        let mut deltas = self.deltas.clone();
+        for (parameter, &region) in self.adapted.parameters.iter().zip(&self.parameters) {
+            let factor = &mut deltas[parameter.factor.0].lora.factors[parameter.factor.1];
+            let values = if parameter.name.ends_with(".lora_a") { &mut factor.a } else { &mut factor.b };
+            values.copy_from_slice(self.memory.floats(region));
+        }
+        deltas
+    }
+
+    /// Indices of the trainable parameters, in a fixed order.
+    pub fn trainable(&self) -> Vec<usize> {
+        (0..self.adapted.parameters.len()).filter(|&i| self.adapted.parameters[i].trainable).collect()
+    }
+
+    /// Name and elements of a parameter.
+    pub fn parameter_info(&self, i: usize) -> (&str, usize) {
+        (&self.adapted.parameters[i].name, self.adapted.parameters[i].len)
+    }
+
+    /// A parameter's values.
+    pub fn parameter(&self, i: usize) -> &[f32] {
+        self.memory.floats(self.parameters[i])
+    }
+
+    /// A parameter's values, to change.
+    pub fn parameter_mut(&mut self, i: usize) -> &mut [f32] {
+        self.memory.floats_mut(self.parameters[i])
+    }
+
+    /// A parameter's gradient, summed since the last [`Self::zero_gradients`].
+    pub fn gradient(&self, i: usize) -> &[f32] {
+        self.memory.floats(self.gradients[i])
+    }
+
+    /// A parameter's gradient, to change.
+    pub fn gradient_mut(&mut self, i: usize) -> &mut [f32] {
+        self.memory.floats_mut(self.gradients[i])
+    }
+
+    /// Sets all gradients to zero.
+    pub fn zero_gradients(&mut self) {
+        for i in 0..self.gradients.len() {
+            self.memory.floats_mut(self.gradients[i]).fill(0.0);
+        }
+    }
+
+    /// Bytes that batches have needed at most, beside the mapped weights.
+    pub fn peak_bytes(&self) -> usize {
+        self.peak + self.backend.work_bytes()
+    }
+
+    /// log p(token | tokens before it) of every completion token, per sequence.
+    pub fn log_probs(&mut self, sequences: &[&Sequence]) -> Result<Vec<Vec<f32>>> {
+        let log_probs = self.run(sequences, Keep::LogProbs)?;
+        self.batch = None;
+        Ok(log_probs)
+    }
+
+    /// The same, keeping what [`Self::backward`] needs.
+    pub fn forward(&mut self, sequences: &[&Sequence]) -> Result<Vec<Vec<f32>>> {
+        self.run(sequences, Keep::Gradients)
+    }
+
+    fn run(&mut self, sequences: &[&Sequence], keep: Keep) -> Result<Vec<Vec<f32>>> {
+        let rows = head::rows(sequences)?;
+        self.blocks(sequences, rows.len(), keep == Keep::Gradients)?;
+        let (values, units) = self.head(&rows, keep)?;
+        let mut out: Vec<Vec<f32>> = sequences.iter().map(|_| Vec::new()).collect();
+        for (row, value) in rows.iter().zip(values) {
+            out[row.sequence].push(value);
+        }
+        if let Some(batch) = &mut self.batch {
+            (batch.rows, batch.units) = (rows, units);
+        }
+        Ok(out)
+    }
+
+    /// Runs all blocks and keeps what they write.
+    fn blocks(&mut self, sequences: &[&Sequence], n_rows: usize, backward: bool) -> Result<()> {
+        for sequence in sequences {
+            self.check_tokens(&sequence.tokens)?;
+        }
+        let layout = Arc::new(Layout::new(sequences.iter().map(|s| s.tokens.as_slice()))?);
+        let n = layout.n_tokens();
+        self.reserve(n, n_rows, backward)?;
+        let inputs = Inputs::place(&self.adapted.program, self.form, &layout, &mut self.memory)?;
+        let mut kept: HashMap<_, _> = self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
+        for k in 0..self.plan.blocks.len() {
+            let writes = self.plan.blocks[k].writes.clone();
+            let regions = writes.iter().map(|&w| self.memory.take(self.bytes(w, n))).collect::<Result<Vec<_>>>()?;
+            self.graph(&inputs, &kept, n, writes.iter().copied().zip(regions.iter().copied()))?;
+            kept.extend(writes.into_iter().zip(regions));
+        }
+        self.batch = Some(Batch { inputs, layout, kept, rows: Vec::new(), units: Vec::new() });
+        Ok(())
+    }
+
+    /// What every block writes for a batch. With `reads`, each block starts from those values instead of its predecessor's,
+    /// so that no difference is carried from block to block.
+    pub fn block_values(&mut self, layout: &Layout, reads: Option<&BlockValues>) -> Result<BlockValues> {
+        self.check_tokens(layout.tokens())?;
+        let n = layout.n_tokens();
+        self.reserve(n, 0, true)?;
+        let inputs = Inputs::place(&self.adapted.program, self.form, &Arc::new(layout.clone()), &mut self.memory)?;
+        let mut kept: HashMap<_, _> = self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
+        let mut out = BlockValues::new();
+        for k in 0..self.plan.blocks.len() {
+            let writes = self.plan.blocks[k].writes.clone();
+            let regions = writes.iter().map(|&w| self.memory.take(self.bytes(w, n))).collect::<Result<Vec<_>>>()?;
+            self.graph(&inputs, &kept, n, writes.iter().copied().zip(regions.iter().copied()))?;
+            for (&write, &region) in writes.iter().zip(&regions) {
+                out.insert(write, self.memory.floats(region).to_vec());
+                if let Some(values) = reads.and_then(|r| r.get(&write)) {
+                    self.memory.floats_mut(region).copy_from_slice(values);
+                }
+                kept.insert(write, region);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Hidden states \[d, T\] on the packed axis that block `layer` left in the last batch, with the batch's layout.
+    pub fn hidden(&self, layer: usize) -> Option<(&[f32], &Layout)> {
+        let batch = self.batch.as_ref()?;
+        let write = *self.plan.blocks.get(layer)?.writes.last()?;
+        Some((self.memory.floats(*batch.kept.get(&write)?), &batch.layout))
+    }
+
+    /// Runs the blocks, then shows the logits \[V\] of every completion token: sequence, place in it, logits.
+    pub fn visit_logits(&mut self, sequences: &[&Sequence], visit: &mut dyn FnMut(usize, usize, &[f32])) -> Result<()> {
+        let rows = head::rows(sequences)?;
+        self.blocks(sequences, rows.len(), false)?;
+        let n_vocab = self.model.n_vocab();
+        let n_chunk = head::chunk(n_vocab);
+        let chunk_bytes = self.memory.take(n_vocab * n_chunk * 4)?;
+        for rows in rows.chunks(n_chunk) {
+            let mark = self.memory.used();
+            let (inputs, given) = self.gathered(rows)?;
+            self.graph(&inputs, &given, head::padded(rows.len()), [(self.adapted.logits, chunk_bytes)])?;
+            for (row, logits) in rows.iter().zip(self.memory.floats(chunk_bytes).chunks_exact(n_vocab)) {
+                visit(row.sequence, row.place, logits);
+            }
+            self.memory.reset(mark);
+        }
+        Ok(())
+    }
+
+    /// The head's reads at the chosen tokens, padded, and its inputs at that width.
+    fn gathered(&mut self, rows: &[head::Row]) -> Result<(Inputs, HashMap<ValueId, Region>)> {
+        let n = head::padded(rows.len());
+        let layout = Arc::new(Layout::bare(&vec![0; n]));
+        let inputs = Inputs::place(&self.adapted.program, self.form, &layout, &mut self.memory)?;
+        let Some(batch) = &self.batch else { return Err(Error::new(Kind::Internal, "no batch was run")) };
+        let mut given = batch.kept.clone();
+        for &read in &self.plan.head.reads {
+            let per_token = head::per_token(&self.adapted.program, read)?;
+            let region = self.memory.take(per_token * n * 4)?;
+            let source = *batch.kept.get(&read).ok_or_else(|| Error::new(Kind::Internal, "the head reads what no block wrote"))?;
+            for (i, row) in rows.iter().enumerate() {
+                let from = (batch.layout.spans()[row.sequence].start + row.place - 1) * per_token;
+                let column = self.memory.floats(source)[from..from + per_token].to_vec();
+                self.memory.floats_mut(region)[i * per_token..(i + 1) * per_token].copy_from_slice(&column);
+            }
+            self.memory.floats_mut(region)[rows.len() * per_token..].fill(0.0);
+            given.insert(read, region);
+        }
+        Ok((inputs, given))
+    }
+
+    /// Log-probs of the rows' tokens and, if gradients are kept, each read's gradient of its row's log-prob.
+    fn head(&mut self, rows: &[head::Row], keep: Keep) -> Result<(Vec<f32>, Vec<(ValueId, Region)>)> {
+        let step = self.plan.head.clone();
+        let mut units = Vec::new();
+        if keep == Keep::Gradients {
+            for &(read, _) in &step.read_gradients {
+                let per_token = head::per_token(&self.adapted.program, read)?;
+                units.push((read, self.memory.take(per_token * rows.len() * 4)?));
+            }
+        }
+        let mut values = Vec::with_capacity(rows.len());
+        let n_chunk = head::chunk(self.model.n_vocab());
+        for (c, rows) in rows.chunks(n_chunk).enumerate() {
+            let mark = self.memory.used();
+            let (inputs, given) = self.gathered(rows)?;
+            let n = head::padded(rows.len());
+            let outputs = units
+                .iter()
+                .map(|&(read, _)| self.memory.take(head::per_token(&self.adapted.program, read)? * n * 4))
+                .collect::<Result<Vec<_>>>()?;
+            let targets = rows.iter().map(|r| r.token).collect();
+            let found = self.head_graph(&step, &inputs, &given, n, targets, &outputs)?;
+            values.extend(&found[..rows.len()]);
+            for (&(read, all), &chunk) in units.iter().zip(&outputs) {
+                let per_token = head::per_token(&self.adapted.program, read)?;
+                let (at, len) = (c * n_chunk * per_token, rows.len() * per_token);
+                let part = self.memory.floats(chunk)[..len].to_vec();
+                self.memory.floats_mut(all)[at..at + len].copy_from_slice(&part);
+            }
+            self.memory.reset(mark);
+        }
+        Ok((values, units))
+    }
+
+    fn head_graph(
+        &mut self,
+        step: &Step,
+        inputs: &Inputs,
+        given: &HashMap<ValueId, Region>,
+        n: usize,
+        targets: Vec<i32>,
+        outputs: &[Region],
+    ) -> Result<Vec<f32>> {
+        let program = &self.adapted.program;
+        let names = self.model.runtime().names();
+        let scope = Scope { program, weights: &self.trace.weights, names, form: self.form, inputs, given, n_tokens: n };
+        let builder = GraphBuilder::new(&mut self.backend, &mut self.memory, program.values.len() * 2 + 64)?;
+        let mut lowering = Lowering::new(scope, builder);
+        let logits = lowering.tensor(self.adapted.logits)?;
+        let found = if outputs.is_empty() {
+            let (kernel, found) = head::log_probs(targets, n);
+            lowering.custom_output([1, n as i64, 1, 1], logits, kernel)?;
+            found
+        } else {
+            let (kernel, found) = head::unit_gradients(targets, n);
+            let seed = lowering.custom([self.model.n_vocab() as i64, n as i64, 1, 1], logits, kernel)?;
+            for &(_, leaf) in &step.seeds {
+                lowering.define(leaf, seed);
+            }
+            for (&(_, gradient), &region) in step.read_gradients.iter().zip(outputs) {
+                lowering.output(gradient, region)?;
+            }
+            found
+        };
+        lowering.finish().compute()?;
+        Ok(found.take())
+    }
+
+    /// Takes d loss / d log-prob for every value that the last [`Self::forward`] returned; adds to the gradients.
+    pub fn backward(&mut self, gradients: &[Vec<f32>]) -> Result<()> {
+        self.backward_with(gradients, &[])
+    }
+
+    /// As [`Self::backward`], with cotangents \[d, T\] added to hidden states: pairs of block and values on the packed axis.
+    pub fn backward_with(&mut self, gradients: &[Vec<f32>], taps: &[(usize, &[f32])]) -> Result<()> {
+        let Some(batch) = self.batch.take() else { return Err(Error::new(Kind::Internal, "backward without a forward")) };
+        let n = batch.layout.n_tokens();
+        let flat: Vec<f32> = gradients.iter().flatten().copied().collect();
+        if flat.len() != batch.rows.len() || (batch.units.is_empty() && !self.plan.head.read_gradients.is_empty()) {
+            let message = format!("{} gradients for {} log-probs of a forward", flat.len(), batch.rows.len());
+            return Err(Error::new(Kind::Internal, message));
+        }
+        let mut cotangents: HashMap<ValueId, Region> = HashMap::new();
+        for &(read, units) in &batch.units {
+            let per_token = head::per_token(&self.adapted.program, read)?;
+            let region = self.zeros(read, n, &mut cotangents)?;
+            for (i, (row, &c)) in batch.rows.iter().zip(&flat).enumerate() {
+                let to = (batch.layout.spans()[row.sequence].start + row.place - 1) * per_token;
+                let unit = self.memory.floats(units)[i * per_token..(i + 1) * per_token].to_vec();
+                for (d, u) in self.memory.floats_mut(region)[to..to + per_token].iter_mut().zip(unit) {
+                    *d += c * u;
+                }
+            }
+        }
+        for &(layer, values) in taps {
+            let write = self.plan.blocks.get(layer).and_then(|b| b.writes.last()).copied();
+            let write = write.ok_or_else(|| Error::new(Kind::Argument, format!("no block {layer} to tap")))?;
+            let region = self.zeros(write, n, &mut cotangents)?;
+            for (d, v) in self.memory.floats_mut(region).iter_mut().zip(values) {
+                *d += v;
+            }
+        }
+        for k in (0..self.plan.blocks.len()).rev() {
+            self.block_backward(k, &batch, n, &mut cotangents)?;
+        }
+        Ok(())
+    }
+
+    fn block_backward(&mut self, k: usize, batch: &Batch, n: usize, cotangents: &mut HashMap<ValueId, Region>) -> Result<()> {
+        let step = self.plan.blocks[k].clone();
+        if step.read_gradients.is_empty() && step.parameter_gradients.is_empty() {
+            return Ok(());
+        }
+        let mut given = batch.kept.clone();
+        for &write in &step.writes {
+            given.remove(&write);
+        }
+        for &(write, seed) in &step.seeds {
+            let region = self.zeros(write, n, cotangents)?;
+            given.insert(seed, region);
+        }
+        let mark = self.memory.used();
+        let mut outputs = Vec::new();
+        let mut kept_until = mark;
+        for &(read, gradient) in &step.read_gradients {
+            let region = self.memory.take(self.bytes(read, n))?;
+            if !cotangents.contains_key(&read) {
+                kept_until = self.memory.used();
+            }
+            outputs.push((gradient, region));
+        }
+        for &(p, gradient) in &step.parameter_gradients {
+            outputs.push((gradient, self.memory.take(self.adapted.parameters[p].len * 4)?));
+        }
+        self.graph(&batch.inputs, &given, n, outputs.iter().copied())?;
+        let (of_reads, of_parameters) = outputs.split_at(step.read_gradients.len());
+        for (&(read, _), &(_, region)) in step.read_gradients.iter().zip(of_reads) {
+            match cotangents.get(&read) {
+                Some(&sum) => self.accumulate(sum, region),
+                None => {
+                    cotangents.insert(read, region);
+                }
+            }
+        }
+        for (&(p, _), &(_, region)) in step.parameter_gradients.iter().zip(of_parameters) {
+            self.accumulate(self.gradients[p], region);
+        }
+        self.memory.reset(kept_until);
+        Ok(())
+    }
+
+    fn accumulate(&mut self, sum: Region, part: Region) {
+        let (sum, part) = self.memory.floats_pair(sum, part);
+        for (s, p) in sum.iter_mut().zip(part) {
+            *s += p;
+        }
+    }
+
+    /// A value's cotangent so far, zeros if nothing contributed.
+    fn zeros(&mut self, id: ValueId, n: usize, cotangents: &mut HashMap<ValueId, Region>) -> Result<Region> {
+        if let Some(&region) = cotangents.get(&id) {
+            return Ok(region);
+        }
+        let region = self.memory.take(self.bytes(id, n))?;
+        self.memory.floats_mut(region).fill(0.0);
+        cotangents.insert(id, region);
+        Ok(region)
+    }
+
+    /// Lowers and runs one graph.
+    fn graph(
+        &mut self,
+        inputs: &Inputs,
+        given: &HashMap<ValueId, Region>,
+        n_tokens: usize,
+        outputs: impl IntoIterator<Item = (ValueId, Region)>,
+    ) -> Result<()> {
+        let program = &self.adapted.program;
+        let names = self.model.runtime().names();
+        let scope = Scope { program, weights: &self.trace.weights, names, form: self.form, inputs, given, n_tokens };
+        let builder = GraphBuilder::new(&mut self.backend, &mut self.memory, 2048)?;
+        let mut lowering = Lowering::new(scope, builder);
+        for (id, region) in outputs {
+            lowering.output(id, region)?;
+        }
+        lowering.finish().compute().map(|_| ())
+    }
+
+    fn bytes(&self, id: ValueId, n: usize) -> usize {
+        let elements = crate::ir::n_elements(self.adapted.program.get(id).ne);
+        elements.map_or(0, |e| e.at(n as i64) as usize * 4)
+    }
+
+    /// Room for a batch of `n` packed tokens with `n_rows` completion tokens.
+    fn reserve(&mut self, n: usize, n_rows: usize, backward: bool) -> Result<()> {
+        self.batch = None;
+        self.memory.reset(self.fixed);
+        let program = &self.adapted.program;
+        let value = |id: &ValueId| self.bytes(*id, n).next_multiple_of(64) + 64;
+        let blocks = &self.plan.blocks;
+        let writes: usize = blocks.iter().flat_map(|b| &b.writes).map(value).sum();
+        // Head: gathered reads, their gradients, one chunk of logits; inputs again at chunk width.
+        let n_chunk = head::chunk(self.model.n_vocab());
+        let per_row: usize = self.plan.head.reads.iter().map(|r| head::per_token(program, *r).unwrap_or(0) * 4 + 64).sum();
+        let head = per_row * (2 * n_chunk + n_rows) + self.model.n_vocab() * n_chunk * 4;
+        let inputs = input_bytes(program, self.form, n) + input_bytes(program, self.form, n_chunk);
+        let cotangents: usize = match backward {
+            true => writes + blocks.iter().flat_map(|b| &b.reads).map(value).sum::<usize>() + self.fixed,
+            false => 0,
+        };
+        let needed = writes + head + inputs + cotangents + 65536;
+        self.peak = self.peak.max(self.fixed + needed);
+        self.memory.ensure(self.fixed + needed)
+    }
+
+    /// Everything about tokens that would make ggml abort.
+    fn check_tokens(&self, tokens: &[i32]) -> Result<()> {
+        let n_vocab = self.model.n_vocab() as i32;
+        if let Some(bad) = tokens.iter().find(|&&t| t < 0 || t >= n_vocab) {
+            return Err(Error::new(Kind::Argument, format!("token {bad} is outside the vocabulary of {n_vocab}")));
+        }
+        match self.n_positions {
+            Some(rows) if tokens.len() > rows => {
+                let message = format!("{} tokens, but the model has {rows} learned positions", tokens.len());
+                Err(Error::new(Kind::Argument, message))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Rows of the learned position table, if the model has one.
+fn position_rows(adapted: &Adapted) -> Option<usize> {
+    let program = &adapted.program;
+    program.ids().find_map(|id| {
+        let value = program.get(id);
+        let by_position = value.op() == Some(&Op::GetRows)
+            && matches!(program.get(value.src(1)).leaf(), Some(Leaf::Positions { .. }));
+        by_position.then(|| program.get(value.src(0)).ne[1].a as usize)
+    })
+}

@@ -1,0 +1,20 @@
+//! Products of activations with frozen, possibly quantised weights, on the CPU, for use inside ggml custom operators.
+//!
+//! ggml calls a custom operator once on each of its threads with `(ith, nth)` and offers no barrier inside it, so every
+//! call computes its own share of the output and nothing else. A weight is decoded once per product, not once per token.
+
+#[cfg(test)]
+mod bench;
+mod product_f32;
+#[cfg(test)]
+mod reference;
+mod split;
+pub mod attention;
+pub mod ops;
+pub mod rows;
+mod simd;
+mod weight;
+
+pub use product_f32::{forward, scratch_floats, transposed};
+pub use split::Share;
+pub use weight::{Rows, RowsMut, ToFloat, Weight};

@@ -1,0 +1,12 @@
+//! llama-align aligns GGUF models where they already run.
+pub mod error;
+pub mod ir;
+pub mod runtime;
+pub mod trace;
+pub mod autodiff;
+pub mod kernel;
+pub mod engine;
+pub mod adapter;
+pub mod loss;
+pub mod check;
+pub mod data;

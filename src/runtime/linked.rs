@@ -1,0 +1,266 @@
+//! Fills the table from the llama.cpp that is built into this library.
+//!
+//! Whatever passes a parameter struct by value, or needs a constant of the headers, is a small function here, because
+//! those structs change from release to release.
+
+use super::abi::*;
+use ggml_sys as sys;
+use std::ffi::{c_char, c_int, c_void, CStr};
+use std::sync::Mutex;
+
+/// Error lines that llama.cpp logged since the last look; its log is process-wide.
+static LOG: Mutex<String> = Mutex::new(String::new());
+const LOG_BYTES_MAX: usize = 4096;
+
+unsafe extern "C" fn keep_errors(level: sys::ggml_log_level, text: *const c_char, _user: *mut c_void) {
+    if level != sys::GGML_LOG_LEVEL_ERROR || text.is_null() {
+        return;
+    }
+    // SAFETY: ggml passes a NUL-terminated line that lives during the call.
+    let line = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    if let Ok(mut log) = LOG.lock() {
+        log.push_str(&line);
+        let mut excess = log.len().saturating_sub(LOG_BYTES_MAX);
+        while !log.is_char_boundary(excess) {
+            excess += 1;
+        }
+        log.drain(..excess);
+    }
+}
+
+unsafe extern "C" fn last_log(buf: *mut c_char, bytes: usize) -> usize {
+    let Ok(mut log) = LOG.lock() else { return 0 };
+    let n = log.len().min(bytes);
+    // SAFETY: the caller owns `bytes` bytes at `buf`.
+    unsafe { std::ptr::copy_nonoverlapping(log.as_ptr().cast(), buf, n) };
+    log.clear();
+    n
+}
+
+unsafe extern "C" fn to_float(ty: c_int) -> Option<ToFloat> {
+    // SAFETY: the runtime module only asks for types below the type count.
+    unsafe { (*sys::ggml_get_type_traits(ty as sys::ggml_type)).to_float.map(|f| std::mem::transmute(f)) }
+}
+
+unsafe extern "C" fn quantize(ty: c_int, src: *const f32, dst: *mut c_void, n_rows: i64, n_per_row: i64) -> usize {
+    // SAFETY: forwarded; the caller checked sizes.
+    unsafe { sys::ggml_quantize_chunk(ty as sys::ggml_type, src, dst, 0, n_rows, n_per_row, std::ptr::null()) }
+}
+
+unsafe extern "C" fn ctx_new(bytes: usize) -> *mut GgmlContext {
+    let params = sys::ggml_init_params { mem_size: bytes, mem_buffer: std::ptr::null_mut(), no_alloc: true };
+    // SAFETY: plain call.
+    unsafe { sys::ggml_init(params).cast() }
+}
+
+unsafe extern "C" fn graph_overhead(n_nodes: usize) -> usize {
+    // SAFETY: plain call.
+    unsafe { sys::ggml_graph_overhead_custom(n_nodes, false) }
+}
+
+unsafe extern "C" fn custom(
+    ctx: *mut GgmlContext,
+    ne: *const i64,
+    args: *mut *mut GgmlTensor,
+    n_args: c_int,
+    fun: CustomOp,
+    user: *mut c_void,
+) -> *mut GgmlTensor {
+    // SAFETY: `ne` has four entries; CustomOp differs from the binding's type only in the name of the tensor struct.
+    unsafe {
+        let fun = Some(std::mem::transmute::<CustomOp, unsafe extern "C" fn(*mut sys::ggml_tensor, c_int, c_int, *mut c_void)>(fun));
+        let (ne0, ne1, ne2, ne3) = (*ne, *ne.add(1), *ne.add(2), *ne.add(3));
+        // GGML_N_TASKS_MAX: every thread of the graph takes part.
+        sys::ggml_custom_4d(ctx.cast(), sys::GGML_TYPE_F32, ne0, ne1, ne2, ne3, args.cast(), n_args, fun, -1, user).cast()
+    }
+}
+
+unsafe extern "C" fn new_graph(ctx: *mut GgmlContext, n_nodes: usize) -> *mut GgmlGraph {
+    // SAFETY: plain call.
+    unsafe { sys::ggml_new_graph_custom(ctx.cast(), n_nodes, false).cast() }
+}
+
+unsafe extern "C" fn backend_cpu(n_threads: c_int) -> *mut GgmlBackend {
+    // SAFETY: the backend is freed by `backend_free`.
+    unsafe {
+        let backend = sys::ggml_backend_cpu_init();
+        if !backend.is_null() {
+            sys::ggml_backend_cpu_set_n_threads(backend, n_threads);
+        }
+        backend.cast()
+    }
+}
+
+unsafe extern "C" fn alloc_new(backend: *mut GgmlBackend) -> *mut GgmlAllocator {
+    // SAFETY: plain calls.
+    unsafe { sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(backend.cast())).cast() }
+}
+
+unsafe extern "C" fn alloc_bytes(alloc: *mut GgmlAllocator) -> usize {
+    // SAFETY: plain call; one buffer type was given.
+    unsafe { sys::ggml_gallocr_get_buffer_size(alloc.cast(), 0) }
+}
+
+unsafe extern "C" fn supports_op(backend: *mut GgmlBackend, tensor: *const GgmlTensor) -> bool {
+    // SAFETY: plain call on a node of a graph under construction.
+    unsafe { sys::ggml_backend_supports_op(backend.cast(), tensor.cast()) }
+}
+
+unsafe extern "C" fn model_load(path: *const c_char) -> *mut LlamaModel {
+    // SAFETY: `path` is NUL-terminated; an empty, NULL-terminated device list keeps every weight on the CPU.
+    unsafe {
+        let mut params = sys::llama_model_default_params();
+        let mut no_devices: [sys::ggml_backend_dev_t; 1] = [std::ptr::null_mut()];
+        params.devices = no_devices.as_mut_ptr();
+        params.n_gpu_layers = 0;
+        params.use_extra_bufts = false;
+        sys::llama_model_load_from_file(path, params).cast()
+    }
+}
+
+unsafe extern "C" fn model_template(model: *const LlamaModel) -> *const c_char {
+    // SAFETY: plain call.
+    unsafe { sys::llama_model_chat_template(model.cast(), std::ptr::null()) }
+}
+
+unsafe extern "C" fn context_new(model: *mut LlamaModel, spec: *const ContextSpec) -> *mut LlamaContext {
+    // SAFETY: `spec` lives during the call; the callbacks differ from the binding's only in the tensor struct's name.
+    unsafe {
+        let spec = *spec;
+        let mut params = sys::llama_context_default_params();
+        params.n_ctx = spec.n_ctx;
+        params.n_batch = spec.n_ctx;
+        params.n_ubatch = spec.n_ctx;
+        params.n_seq_max = spec.n_seq_max;
+        params.n_threads = spec.n_threads;
+        params.n_threads_batch = spec.n_threads;
+        params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
+        params.type_k = sys::GGML_TYPE_F16;
+        params.type_v = sys::GGML_TYPE_F16;
+        params.swa_full = true;
+        params.kv_unified = true;
+        params.no_perf = true;
+        params.cb_eval = spec.eval.map(|f| std::mem::transmute(f));
+        params.cb_eval_user_data = spec.user;
+        params.abort_callback = spec.abort;
+        params.abort_callback_data = spec.user;
+        sys::llama_init_from_model(model.cast(), params).cast()
+    }
+}
+
+unsafe extern "C" fn context_clear(ctx: *mut LlamaContext) {
+    // SAFETY: plain calls.
+    unsafe { sys::llama_memory_clear(sys::llama_get_memory(ctx.cast()), true) }
+}
+
+unsafe extern "C" fn context_remove(ctx: *mut LlamaContext, seq: i32, from: i32, to: i32) -> bool {
+    // SAFETY: plain calls.
+    unsafe { sys::llama_memory_seq_rm(sys::llama_get_memory(ctx.cast()), seq, from, to) }
+}
+
+unsafe extern "C" fn sampler_new(temperature: f32, top_k: i32, top_p: f32, min_p: f32, seed: u32) -> *mut LlamaSampler {
+    // SAFETY: the chain owns the samplers that are added to it.
+    unsafe {
+        let chain = sys::llama_sampler_chain_init(sys::llama_sampler_chain_default_params());
+        if chain.is_null() {
+            return std::ptr::null_mut();
+        }
+        if temperature <= 0.0 {
+            sys::llama_sampler_chain_add(chain, sys::llama_sampler_init_greedy());
+        } else {
+            sys::llama_sampler_chain_add(chain, sys::llama_sampler_init_top_k(top_k));
+            sys::llama_sampler_chain_add(chain, sys::llama_sampler_init_top_p(top_p, 1));
+            sys::llama_sampler_chain_add(chain, sys::llama_sampler_init_min_p(min_p, 1));
+            sys::llama_sampler_chain_add(chain, sys::llama_sampler_init_temp(temperature));
+            sys::llama_sampler_chain_add(chain, sys::llama_sampler_init_dist(seed));
+        }
+        chain.cast()
+    }
+}
+
+/// The table of the built-in llama.cpp. Installs the log sink, once per process.
+pub(super) fn table() -> Table {
+    static READY: std::sync::Once = std::sync::Once::new();
+    READY.call_once(|| {
+        // SAFETY: the sink is a plain function with static storage.
+        unsafe {
+            sys::llama_backend_init();
+            sys::llama_log_set(Some(keep_errors), std::ptr::null_mut());
+        }
+    });
+    /// A binding's function as the table's type: the same C signature, with this crate's names for the structs.
+    macro_rules! same {
+        ($f:ident) => {
+            // SAFETY: both sides declare the same C function; only the names of the pointees differ.
+            unsafe { std::mem::transmute::<*const (), _>(sys::$f as *const ()) }
+        };
+    }
+    Table {
+        n_ops: sys::GGML_OP_COUNT,
+        n_unary_ops: sys::GGML_UNARY_OP_COUNT,
+        n_glu_ops: sys::GGML_GLU_OP_COUNT,
+        usage_weights: sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS as c_int,
+        ggml_version: sys::ggml_version,
+        op_name: same!(ggml_op_name),
+        unary_op_name: same!(ggml_unary_op_name),
+        glu_op_name: same!(ggml_glu_op_name),
+        type_name: same!(ggml_type_name),
+        to_float,
+        quantize,
+        ctx_new,
+        ctx_free: same!(ggml_free),
+        tensor_overhead: sys::ggml_tensor_overhead,
+        graph_overhead,
+        new_tensor: same!(ggml_new_tensor),
+        custom,
+        new_graph,
+        graph_expand: same!(ggml_build_forward_expand),
+        graph_n_nodes: same!(ggml_graph_n_nodes),
+        set_output: same!(ggml_set_output),
+        backend_cpu,
+        backend_free: same!(ggml_backend_free),
+        compute: same!(ggml_backend_graph_compute),
+        alloc_new,
+        alloc_free: same!(ggml_gallocr_free),
+        alloc_graph: same!(ggml_gallocr_alloc_graph),
+        alloc_bytes,
+        buffer_from_ptr: same!(ggml_backend_cpu_buffer_from_ptr),
+        buffer_free: same!(ggml_backend_buffer_free),
+        buffer_is_host: same!(ggml_backend_buffer_is_host),
+        buffer_usage: same!(ggml_backend_buffer_get_usage),
+        buffer_name: same!(ggml_backend_buffer_name),
+        tensor_place: same!(ggml_backend_tensor_alloc),
+        supports_op,
+        model_load,
+        model_free: same!(llama_model_free),
+        model_vocab: same!(llama_model_get_vocab),
+        model_n_swa: same!(llama_model_n_swa),
+        model_n_layer: same!(llama_model_n_layer),
+        model_n_ctx_train: same!(llama_model_n_ctx_train),
+        model_has_encoder: same!(llama_model_has_encoder),
+        model_meta: same!(llama_model_meta_val_str),
+        model_template,
+        vocab_n_tokens: same!(llama_vocab_n_tokens),
+        vocab_bos: same!(llama_vocab_bos),
+        vocab_eos: same!(llama_vocab_eos),
+        vocab_eot: same!(llama_vocab_eot),
+        vocab_add_bos: same!(llama_vocab_get_add_bos),
+        vocab_is_eog: same!(llama_vocab_is_eog),
+        vocab_text: same!(llama_vocab_get_text),
+        tokenize: same!(llama_tokenize),
+        piece: same!(llama_token_to_piece),
+        context_new,
+        context_free: same!(llama_free),
+        context_clear,
+        context_remove,
+        decode: same!(llama_decode),
+        logits: same!(llama_get_logits_ith),
+        adapter_load: same!(llama_adapter_lora_init),
+        adapter_free: same!(llama_adapter_lora_free),
+        adapters_set: same!(llama_set_adapters_lora),
+        sampler_new,
+        sampler_free: same!(llama_sampler_free),
+        sample: same!(llama_sampler_sample),
+        last_log,
+    }
+}

@@ -1,0 +1,110 @@
+//! The only door to ggml and llama.cpp: a table of functions, and safe owners of what they return.
+//!
+//! **In:** a model file, or (later) a host's table. **Out:** models, contexts, captured nodes, graphs that run.
+//! **Invariant:** nothing outside this folder calls ggml; every argument that could make ggml abort is checked first.
+
+pub mod abi;
+mod capture;
+mod context;
+mod graph;
+#[cfg(feature = "linked")]
+mod linked;
+mod model;
+mod names;
+
+pub use abi::ToFloat;
+pub use capture::{capture, RawKind, RawNode};
+pub use context::{Adapter, Context, Sampler, SamplerParams};
+pub use graph::{Backend, Call, Graph, GraphBuilder, Kernel, Memory, NodeSpec, Operand, Region, Tensor};
+pub use model::{Model, WeightData};
+pub use names::Names;
+
+use crate::error::{Error, Kind, Result};
+use abi::Table;
+use std::ffi::CStr;
+use std::sync::Arc;
+
+/// A runtime: its functions and its numbers for ops.
+#[derive(Debug)]
+pub struct Runtime {
+    pub(crate) table: Table,
+    names: Names,
+}
+
+impl Runtime {
+    /// The llama.cpp that is built into this library.
+    #[cfg(feature = "linked")]
+    pub fn linked() -> Result<Arc<Self>> {
+        Self::from_table(linked::table())
+    }
+
+    /// Takes a filled table after comparing what can be compared.
+    pub(crate) fn from_table(table: Table) -> Result<Arc<Self>> {
+        // SAFETY: the table's functions are those of one loaded ggml.
+        let overhead = unsafe { (table.tensor_overhead)() };
+        if overhead < size_of::<abi::GgmlTensor>() || overhead > size_of::<abi::GgmlTensor>() + 64 {
+            let message = format!("ggml_tensor_overhead() is {overhead}: this ggml lays its tensors out differently");
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        let names = Names::read(&table)?;
+        Ok(Arc::new(Self { table, names }))
+    }
+
+    /// ggml's numbers for ops, by name.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// The version that ggml reports.
+    pub fn version(&self) -> String {
+        // SAFETY: ggml returns a static string.
+        unsafe { text((self.table.ggml_version)()) }
+    }
+
+    /// ggml's decoder of a type's rows to F32; `None` for F32 itself and for integer types.
+    pub fn to_float(&self, ty: quant::Type) -> Option<ToFloat> {
+        // SAFETY: `quant::Type` holds only ids that ggml has.
+        unsafe { (self.table.to_float)(ty.id() as i32) }
+    }
+
+    /// Quantises `n_rows` rows of `n_per_row` values with ggml's own encoder.
+    pub fn quantize(&self, ty: quant::Type, values: &[f32], n_per_row: usize) -> Result<Vec<u8>> {
+        let row = ty.row_bytes(n_per_row as u64).filter(|_| n_per_row > 0 && values.len() % n_per_row == 0);
+        let Some(row) = row else {
+            let message = format!("{} values in rows of {n_per_row} cannot be stored as {}", values.len(), ty.name());
+            return Err(Error::new(Kind::Argument, message));
+        };
+        let n_rows = values.len() / n_per_row;
+        let mut out = vec![0u8; row as usize * n_rows];
+        // SAFETY: `out` has room for `n_rows` rows, checked above.
+        let written = unsafe {
+            (self.table.quantize)(ty.id() as i32, values.as_ptr(), out.as_mut_ptr().cast(), n_rows as i64, n_per_row as i64)
+        };
+        if written == out.len() {
+            Ok(out)
+        } else {
+            Err(Error::new(Kind::Unsupported, format!("ggml wrote {written} bytes of {} as {}", out.len(), ty.name())))
+        }
+    }
+
+    /// The last error lines that llama.cpp logged, for messages.
+    pub(crate) fn last_log(&self) -> String {
+        let mut buf = vec![0u8; 4096];
+        // SAFETY: the buffer has the length that is passed.
+        let n = unsafe { (self.table.last_log)(buf.as_mut_ptr().cast(), buf.len()) };
+        buf.truncate(n);
+        String::from_utf8_lossy(&buf).trim().replace('\n', "; ")
+    }
+}
+
+/// A copy of a C string; empty for NULL.
+///
+/// # Safety
+/// `ptr` is NULL or NUL-terminated and alive.
+unsafe fn text(ptr: *const std::ffi::c_char) -> String {
+    if ptr.is_null() {
+        return String::new();
+    }
+    // SAFETY: by the caller.
+    unsafe { CStr::from_ptr(ptr) }.to_string_lossy().into_owned()
+}

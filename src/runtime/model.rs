@@ -1,0 +1,198 @@
+//! A loaded model: facts, vocabulary, and where its weights lie.
+
+use super::abi::{GgmlTensor, LlamaModel, LlamaVocab, ToFloat};
+use super::{text, Runtime};
+use crate::data::Tokenize;
+use crate::error::{Error, Kind, Result};
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// An open model. Immutable; it may be shared between threads.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) ptr: *mut LlamaModel,
+    vocab: *const LlamaVocab,
+    path: PathBuf,
+}
+
+// SAFETY: llama.cpp does not change a loaded model; contexts of several threads may use it.
+unsafe impl Send for Model {}
+// SAFETY: as above.
+unsafe impl Sync for Model {}
+
+/// A weight where the runtime keeps it: valid as long as its [`Model`].
+#[derive(Clone, Copy, Debug)]
+pub struct WeightData {
+    pub(super) tensor: *mut GgmlTensor,
+    /// First byte, in the file's layout.
+    pub data: *const u8,
+    /// Bytes between rows.
+    pub row_bytes: usize,
+    /// ggml's row decoder; `None` for F32.
+    pub to_float: Option<ToFloat>,
+}
+
+// SAFETY: points into a model's read-only weights.
+unsafe impl Send for WeightData {}
+// SAFETY: as above.
+unsafe impl Sync for WeightData {}
+
+impl Model {
+    /// Opens a GGUF file, mapped, on the CPU, its weights in the file's own layout. The file must have been validated
+    /// (`gguf::validate_model`): the runtime aborts on some malformed files.
+    pub fn open(runtime: &Arc<Runtime>, path: &Path) -> Result<Arc<Self>> {
+        let c_path = CString::new(path.as_os_str().as_encoded_bytes())
+            .map_err(|_| Error::new(Kind::Argument, format!("{}: the path holds a NUL byte", path.display())))?;
+        // SAFETY: the path is NUL-terminated; the pointers are checked before use.
+        let (ptr, vocab) = unsafe {
+            let ptr = (runtime.table.model_load)(c_path.as_ptr());
+            (ptr, if ptr.is_null() { std::ptr::null() } else { (runtime.table.model_vocab)(ptr) })
+        };
+        if ptr.is_null() {
+            let message = format!("{}: llama.cpp cannot load this model: {}", path.display(), runtime.last_log());
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        Ok(Arc::new(Self { runtime: runtime.clone(), ptr, vocab, path: path.to_owned() }))
+    }
+
+    /// The runtime it was opened with.
+    pub fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
+    }
+
+    /// The file it came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A metadata value as text.
+    pub fn meta(&self, key: &str) -> Option<String> {
+        let key = CString::new(key).ok()?;
+        let mut buf = vec![0u8; 256];
+        // SAFETY: the buffer has the length that is passed; the result is NUL-terminated within it.
+        let n = unsafe { (self.runtime.table.model_meta)(self.ptr, key.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) };
+        let n = usize::try_from(n).ok()?.min(buf.len() - 1);
+        buf.truncate(n);
+        String::from_utf8(buf).ok()
+    }
+
+    /// `general.architecture`.
+    pub fn architecture(&self) -> String {
+        self.meta("general.architecture").unwrap_or_default()
+    }
+
+    /// Entries of the vocabulary.
+    pub fn n_vocab(&self) -> usize {
+        // SAFETY: plain call on a live vocabulary.
+        unsafe { (self.runtime.table.vocab_n_tokens)(self.vocab) }.max(0) as usize
+    }
+
+    /// Sliding window in tokens, 0 if there is none.
+    pub fn n_swa(&self) -> usize {
+        // SAFETY: plain call.
+        unsafe { (self.runtime.table.model_n_swa)(self.ptr) }.max(0) as usize
+    }
+
+    /// Number of blocks.
+    pub fn n_layer(&self) -> usize {
+        // SAFETY: plain call.
+        unsafe { (self.runtime.table.model_n_layer)(self.ptr) }.max(0) as usize
+    }
+
+    /// Context that the model was trained with, in tokens.
+    pub fn n_ctx_train(&self) -> usize {
+        // SAFETY: plain call.
+        unsafe { (self.runtime.table.model_n_ctx_train)(self.ptr) }.max(0) as usize
+    }
+
+    /// True for encoder-decoder models, which have no single decoder graph.
+    pub fn has_encoder(&self) -> bool {
+        // SAFETY: plain call.
+        unsafe { (self.runtime.table.model_has_encoder)(self.ptr) }
+    }
+
+    /// The chat template in the file.
+    pub fn chat_template(&self) -> Option<String> {
+        // SAFETY: NULL or a string that lives as long as the model.
+        let template = unsafe { text((self.runtime.table.model_template)(self.ptr)) };
+        (!template.is_empty()).then_some(template)
+    }
+
+    /// True if generation ends at this token.
+    pub fn is_end(&self, token: i32) -> bool {
+        // SAFETY: the vocabulary checks the range itself.
+        unsafe { (self.runtime.table.vocab_is_eog)(self.vocab, token) }
+    }
+
+    /// The text a token stands for; control tokens give nothing unless `special`.
+    pub fn piece(&self, token: i32, special: bool) -> Vec<u8> {
+        let mut buf = vec![0u8; 64];
+        loop {
+            // SAFETY: the buffer has the length that is passed.
+            let n = unsafe {
+                (self.runtime.table.piece)(self.vocab, token, buf.as_mut_ptr().cast(), buf.len() as i32, 0, special)
+            };
+            if n >= 0 {
+                buf.truncate(n as usize);
+                return buf;
+            }
+            buf.resize(n.unsigned_abs() as usize, 0);
+        }
+    }
+
+    fn token(&self, token: i32) -> Option<i32> {
+        (token >= 0 && (token as usize) < self.n_vocab()).then_some(token)
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // SAFETY: made by `model_load`, freed once; contexts hold an Arc of the model.
+        unsafe { (self.runtime.table.model_free)(self.ptr) }
+    }
+}
+
+impl Tokenize for Model {
+    fn tokenize(&self, text: &str, parse_special: bool) -> Result<Vec<i32>> {
+        let too_long = || Error::new(Kind::Data, format!("a text of {} bytes is too long to tokenise", text.len()));
+        let bytes = i32::try_from(text.len()).map_err(|_| too_long())?;
+        let mut out = vec![0i32; text.len() + 8];
+        // SAFETY: pointer and length belong together on both sides.
+        let n = unsafe {
+            let (n_max, tokenize) = (out.len() as i32, self.runtime.table.tokenize);
+            tokenize(self.vocab, text.as_ptr().cast(), bytes, out.as_mut_ptr(), n_max, false, parse_special)
+        };
+        out.truncate(usize::try_from(n).map_err(|_| too_long())?);
+        Ok(out)
+    }
+
+    fn bos(&self) -> Option<i32> {
+        // SAFETY: plain call.
+        self.token(unsafe { (self.runtime.table.vocab_bos)(self.vocab) })
+    }
+
+    fn eos(&self) -> Option<i32> {
+        // SAFETY: plain call.
+        self.token(unsafe { (self.runtime.table.vocab_eos)(self.vocab) })
+    }
+
+    fn eot(&self) -> Option<i32> {
+        // SAFETY: plain call.
+        self.token(unsafe { (self.runtime.table.vocab_eot)(self.vocab) })
+    }
+
+    fn adds_bos(&self) -> bool {
+        // SAFETY: plain call.
+        unsafe { (self.runtime.table.vocab_add_bos)(self.vocab) }
+    }
+
+    fn text_of(&self, token: i32) -> String {
+        if self.token(token).is_none() {
+            return String::new();
+        }
+        // SAFETY: the token is in range; the string lives as long as the model.
+        unsafe { text((self.runtime.table.vocab_text)(self.vocab, token)) }
+    }
+}

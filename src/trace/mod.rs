@@ -1,0 +1,110 @@
+//! Turns llama.cpp's own graph into a program, whatever the architecture.
+//!
+//! **In:** captures of one model at several token counts. **Out:** a [`Program`] that is right for any token count,
+//! without a cache, and where its weights lie. **Invariant:** nothing here names an architecture; what no rule covers is
+//! refused with op, tensor and architecture (specs: tracing, sections 1 to 3).
+
+mod inputs;
+mod rewrite;
+mod unify;
+
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::ir::{Op, Program, ValueId};
+use crate::runtime::{capture, Model, RawNode, WeightData};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Token counts of the captures: two to fit sizes that grow with the tokens, one to verify the prediction.
+const T_FIT: [usize; 2] = [13, 17];
+const T_VERIFY: usize = 29;
+/// Where the fitting captures start, so that positions differ from row numbers.
+const POSITION_FIT: usize = 5;
+
+/// A traced model.
+#[derive(Debug)]
+pub struct Trace {
+    /// What the model computes.
+    pub program: Program,
+    /// Where each weight lies, by `WeightId`; `None` where its bytes cannot be shared.
+    pub weights: Vec<Option<WeightData>>,
+    /// Logits \[V, T\].
+    pub logits: ValueId,
+}
+
+/// One capture and what was asked of it.
+pub(crate) struct Capture {
+    pub(crate) nodes: Vec<RawNode>,
+    pub(crate) tokens: Vec<i32>,
+    pub(crate) position: usize,
+}
+
+impl Capture {
+    fn take(model: &Arc<Model>, n_tokens: usize, position: usize, all_logits: bool) -> Result<Self> {
+        let n_vocab = model.n_vocab().max(1);
+        // Never equal to positions or row numbers, so that inputs can be told apart by content.
+        let tokens: Vec<i32> = (0..n_tokens).map(|i| ((7 * i + 11) % n_vocab) as i32).collect();
+        Ok(Self { nodes: capture(model, &tokens, position, all_logits)?, tokens, position })
+    }
+
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// Traces a model. Takes milliseconds and computes nothing.
+pub fn trace(model: &Arc<Model>) -> Result<Trace> {
+    let refuse = |what: &str| {
+        let message = format!("architecture {}: {what}", model.architecture());
+        Error::new(Kind::Unsupported, message)
+    };
+    if model.has_encoder() {
+        return Err(refuse("an encoder-decoder model has no single decoder graph"));
+    }
+    let fit = [Capture::take(model, T_FIT[0], POSITION_FIT, true)?, Capture::take(model, T_FIT[1], POSITION_FIT, true)?];
+    let verify = Capture::take(model, T_VERIFY, 0, true)?;
+    // A sliding window shows only in masks longer than itself.
+    let probe = match model.n_swa() {
+        0 => None,
+        // Only its inputs are looked at, so it need not make room for all logits.
+        window => Some(Capture::take(model, window + 11, 0, false)?),
+    };
+    let sizes = unify::sizes(&fit, &verify).during(|| format!("tracing architecture {}", model.architecture()))?;
+    let logits = fit[0]
+        .nodes
+        .iter()
+        .rposition(|n| n.ne == [model.n_vocab() as i64, T_FIT[0] as i64, 1, 1])
+        .ok_or_else(|| refuse("its graph ends without logits for every token"))?;
+    let leaves = inputs::classify(&fit[0], probe.as_ref().unwrap_or(&verify), &model.architecture())?;
+    rewrite::emit(model, &fit[0], &sizes, &leaves, logits)
+}
+
+impl Trace {
+    /// How often each op occurs, by ggml's name.
+    pub fn op_counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for value in &self.program.values {
+            if let Some(op) = value.op() {
+                *counts.entry(op.name()).or_insert(0) += 1;
+            }
+        }
+        counts
+    }
+
+    /// The weights that an adapter can be put on, those of the blocks: name and ids of the `MUL_MAT`s that read them.
+    pub fn linears(&self) -> BTreeMap<String, Vec<ValueId>> {
+        let mut linears: BTreeMap<String, Vec<ValueId>> = BTreeMap::new();
+        for id in self.program.ids() {
+            let value = self.program.get(id);
+            if value.op() != Some(&Op::MulMat) {
+                continue;
+            }
+            if let Some(weight) = self.program.as_weight(value.src(0)) {
+                let info = self.program.weight(weight);
+                if info.name.starts_with("blk.") && info.name.ends_with(".weight") && info.ne[2] * info.ne[3] == 1 {
+                    linears.entry(info.name.clone()).or_default().push(id);
+                }
+            }
+        }
+        linears
+    }
+}
