@@ -1,6 +1,12 @@
-//! stub
-#![allow(missing_docs)]
-#[derive(Clone, Debug)]
-pub struct Factor { pub weight: String, pub rank: usize, pub n_in: usize, pub n_out: usize, pub a: Vec<f32>, pub b: Vec<f32> }
-#[derive(Clone, Debug)]
-pub struct Lora { pub alpha: f32, pub factors: Vec<Factor> }
+//! What is trained: LoRA factors, their initial values, and their file.
+//!
+//! **In:** a seed and a list of weights, or an adapter file. **Out:** factors for the engine, or a GGUF that unmodified
+//! llama.cpp loads. **Invariant:** an exported file holds no clock, path or random id: equal factors give equal bytes.
+
+mod export;
+mod import;
+mod lora;
+
+pub use export::{export, Lineage};
+pub use import::import;
+pub use lora::{resolve_targets, Factor, Linear, Lora};

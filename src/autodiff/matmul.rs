@@ -11,7 +11,7 @@ pub(super) fn apply(program: &mut Program, slots: &mut Slots, id: ValueId, dy: V
     let (a_ne, b_ne) = (program.get(a).ne, program.get(b).ne);
     if slots.wants(b) {
         let db = match program.get(a).leaf() {
-            Some(Leaf::Weight(_)) => {
+            Some(Leaf::Weight(_) | Leaf::Param) => {
                 if a_ne[2] != Sym::fixed(1) || a_ne[3] != Sym::fixed(1) {
                     return Err(refuse(program, id, "a product with a stack of weights has no gradient rule"));
                 }

@@ -1,22 +1,25 @@
-//! stub
-/// stub
-pub trait Tokenize { 
-/// t
-fn tokenize(&self, text:&str, parse_special: bool) -> crate::error::Result<Vec<i32>>;
-/// t
- fn bos(&self)->Option<i32>;
-/// t
- fn eos(&self)->Option<i32>; 
-/// t
- fn eot(&self)->Option<i32>;
-/// t
- fn adds_bos(&self)->bool; 
-/// t
- fn text_of(&self, token:i32)->String; }
-/// stub
-#[derive(Clone, Debug)]
-pub struct Sequence { 
-/// t
-pub tokens: Vec<i32>, 
-/// t
-pub prompt_len: usize }
+//! Training data: from the lines of a JSONL file to tokens. The steps, in order: [`read_all`] (or [`Reader`]) gives
+//! untokenised [`Row`]s, [`Rows::into_pairs`], [`Rows::into_labelled`] or [`Rows::into_completions`] turns them into
+//! what a method needs, [`Dataset::encode`] makes tokens of them with the model's own tokenizer and [`Template`], and
+//! [`order`] says in which order an epoch walks through them. Nothing here knows of ggml.
+
+mod dataset;
+mod dialogue;
+mod encode;
+mod forms;
+mod jsonl;
+mod order;
+mod rows;
+mod sample;
+mod template;
+mod tokens;
+
+pub use dataset::{Dataset, EncodeOptions, Report, Sample};
+pub use encode::Encoder;
+pub use forms::Form;
+pub use jsonl::{read_all, Reader, LINE_BYTES_MAX};
+pub use order::order;
+pub use rows::Rows;
+pub use sample::{Example, Message, Row, Text};
+pub use template::Template;
+pub use tokens::{Sequence, Tokenize};

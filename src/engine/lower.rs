@@ -365,13 +365,21 @@ impl<'a, 'g> Lowering<'a, 'g> {
         self.builder.custom(ne, &src, ops::attention(spec))
     }
 
-    /// A product with one frozen 2-d weight, if that is what the node is.
+    /// A product with one frozen 2-d weight or a trainable factor, if that is what the node is.
     fn linear(&mut self, value: &Value) -> Result<Option<Tensor>> {
-        let Some(weight) = self.program.as_weight(value.src(0)) else { return Ok(None) };
-        let info = self.program.weight(weight);
         let x = self.program.get(value.src(1));
         let rows_dense = x.ne[2] == Sym::fixed(1) || x.is_contiguous();
-        if info.ne[2] * info.ne[3] != 1 || !rows_dense || x.nb[0] != Sym::fixed(4) || x.ty != Type::F32 {
+        if !rows_dense || x.nb[0] != Sym::fixed(4) || x.ty != Type::F32 {
+            return Ok(None);
+        }
+        if self.program.get(value.src(0)).leaf() == Some(&Leaf::Param) {
+            let (a, x) = (self.tensor(value.src(0))?, self.tensor(value.src(1))?);
+            let ne = self.ne(value);
+            return self.builder.custom(ne, &[a, x], ops::product()).map(Some);
+        }
+        let Some(weight) = self.program.as_weight(value.src(0)) else { return Ok(None) };
+        let info = self.program.weight(weight);
+        if info.ne[2] * info.ne[3] != 1 {
             return Ok(None);
         }
         let Some(data) = self.weights[weight.0 as usize] else { return Ok(None) };
@@ -383,6 +391,10 @@ impl<'a, 'g> Lowering<'a, 'g> {
     fn gradient(&mut self, id: ValueId, value: &Value, op: &GradOp) -> Result<Tensor> {
         let ne = self.ne(value);
         match op {
+            GradOp::LinearBack if self.program.get(value.src(0)).leaf() == Some(&Leaf::Param) => {
+                let (a, dy) = (self.tensor(value.src(0))?, self.tensor(value.src(1))?);
+                self.builder.custom(ne, &[a, dy], ops::product_back())
+            }
             GradOp::LinearBack => {
                 let weight = self.program.as_weight(value.src(0)).ok_or_else(|| self.refuse(id, "no weight"))?;
                 let info = self.program.weight(weight);

@@ -78,7 +78,8 @@ pub enum Glu {
 /// Sources are listed in order; results are contiguous F32.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GradOp {
-    /// (W \[K,N\], dy \[N,M\]) → Wᵀ-product \[K,M\] with a frozen, possibly quantised 2-d weight (vjp 3.1).
+    /// (W \[K,N\], dy \[N,M\]) → Wᵀ-product \[K,M\] with a 2-d matrix: a frozen, possibly quantised weight, or a
+    /// trainable factor (vjp 3.1, 3.2).
     LinearBack,
     /// (a \[K,M\], b \[R,M\]) → Σ_m a\[k,m\]·b\[r,m\] as \[K,R\] (vjp 3.2). M is the product of all outer axes.
     OuterSum,

@@ -18,3 +18,4 @@ mod weight;
 pub use product_f32::{forward, scratch_floats, transposed};
 pub use split::Share;
 pub use weight::{Rows, RowsMut, ToFloat, Weight};
+pub(crate) use simd::{exp_shifted, maximum};

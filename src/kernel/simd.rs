@@ -73,7 +73,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
 
 simd! {
     /// Replaces each x by e^(x − shift) and returns the sum; −inf gives exactly 0.
-    pub(super) fn exp_shifted(row: &mut [f32], shift: f32) -> f32 {
+    pub(crate) fn exp_shifted(row: &mut [f32], shift: f32) -> f32 {
         let mut sums = [0.0f32; 16];
         let mut chunks = row.chunks_exact_mut(16);
         for chunk in &mut chunks {
@@ -93,7 +93,7 @@ simd! {
 
 simd! {
     /// The largest entry, −inf for an empty row.
-    pub(super) fn maximum(row: &[f32]) -> f32 {
+    pub(crate) fn maximum(row: &[f32]) -> f32 {
         let mut best = [f32::NEG_INFINITY; 16];
         let mut chunks = row.chunks_exact(16);
         for chunk in &mut chunks {

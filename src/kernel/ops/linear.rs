@@ -1,7 +1,7 @@
 //! Products with frozen weights as graph ops.
 
 use super::{with_scratch, Matrix};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ir::WeightInfo;
 use crate::kernel::{self, Rows, RowsMut, Share, Weight};
 use crate::runtime::{Call, Kernel, WeightData};
@@ -37,11 +37,42 @@ pub fn linear_back(info: &WeightInfo, data: &WeightData) -> Result<Kernel> {
     }))
 }
 
+/// A \[K, N\] in F32, x \[K, M\] → A·x \[N, M\]: the same product with a matrix of the graph, such as a LoRA factor.
+pub fn product() -> Kernel {
+    Box::new(|call: &Call| {
+        let (weight, (x, y)) = (factor(call)?, operands_at(call, 1)?);
+        // SAFETY: as above; F32 needs no scratch.
+        unsafe { kernel::forward(&weight, x.0, y.0, x.1, &mut [], share(call)) }
+    })
+}
+
+/// A \[K, N\] in F32, dy \[N, M\] → Aᵀ·dy \[K, M\].
+pub fn product_back() -> Kernel {
+    Box::new(|call: &Call| {
+        let (weight, (dy, dx)) = (factor(call)?, operands_at(call, 1)?);
+        // SAFETY: as above.
+        unsafe { kernel::transposed(&weight, dy.0, dx.0, dy.1, &mut [], share(call)) }
+    })
+}
+
+fn factor(call: &Call) -> Result<Weight> {
+    let a = Matrix::of(call.src(0))?;
+    // SAFETY: a live operand of the running graph, dropped before the call ends.
+    unsafe { Weight::new(quant::Type::F32, [a.len, a.n], a.stride * 4, a.data.cast_const().cast(), None) }
+}
+
 type In = (Rows, usize);
 type Out = (RowsMut, usize);
 
 fn operands(call: &Call) -> Result<(In, Out)> {
-    let (x, y) = (Matrix::of(call.src(0))?, Matrix::of(call.dst())?);
+    operands_at(call, 0)
+}
+
+fn operands_at(call: &Call, i: usize) -> Result<(In, Out)> {
+    let (x, y) = (Matrix::of(call.src(i))?, Matrix::of(call.dst())?);
+    if x.n != y.n {
+        return Err(Error::new(Kind::Internal, format!("a product got {} rows for {}", x.n, y.n)));
+    }
     let rows = Rows { data: x.data, stride: x.stride };
     Ok(((rows, x.n), (RowsMut { data: y.data, stride: y.stride, accumulate: false }, y.n)))
 }

@@ -1,0 +1,45 @@
+//! An adapter file that unmodified llama.cpp loads (specs: ecosystem B2).
+
+use super::Lora;
+use crate::error::Result;
+use crate::gguf::{Value, Writer};
+use quant::Type;
+use std::path::Path;
+
+/// Where an adapter comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lineage {
+    /// The base's architecture.
+    pub architecture: String,
+    /// The base's `general.name`, if it has one.
+    pub base_name: Option<String>,
+    /// Fingerprint of the base: `gguf::base_hash`.
+    pub base_hash: String,
+    /// How it was trained: sft, dpo, kto.
+    pub method: String,
+}
+
+/// Writes the factors in F32. The file is complete under its name or absent.
+pub fn export(lora: &Lora, lineage: &Lineage, path: &Path) -> Result<()> {
+    let mut writer = Writer::new();
+    let text = |s: &str| Value::String(s.to_owned());
+    writer.set("general.architecture", text(&lineage.architecture));
+    writer.set("general.type", text("adapter"));
+    let base = lineage.base_name.as_deref().unwrap_or("model");
+    writer.set("general.name", text(&format!("{base} {} LoRA", lineage.method.to_uppercase())));
+    if let Some(name) = &lineage.base_name {
+        writer.set("general.base_model.count", Value::U32(1));
+        writer.set("general.base_model.0.name", text(name));
+    }
+    writer.set("adapter.type", text("lora"));
+    writer.set("adapter.lora.alpha", Value::F32(lora.alpha));
+    writer.set(crate::gguf::BASE_HASH, text(&lineage.base_hash));
+    writer.set("llama_align.method", text(&lineage.method));
+    for factor in &lora.factors {
+        let (n_in, n_out, rank) = (factor.n_in as u64, factor.n_out as u64, factor.rank as u64);
+        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        writer.tensor(&format!("{}.lora_a", factor.weight), Type::F32, &[n_in, rank], bytes(&factor.a))?;
+        writer.tensor(&format!("{}.lora_b", factor.weight), Type::F32, &[rank, n_out], bytes(&factor.b))?;
+    }
+    writer.write(path)
+}

@@ -1,0 +1,225 @@
+//! A tokenised data set.
+
+use super::encode::Encoder;
+use super::rows::Rows;
+use super::sample::{Example, Row};
+use super::template::Template;
+use super::tokens::{Sequence, Tokenize};
+use crate::error::{Context, Error, Kind, Result};
+
+/// How rows become tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Whether string prompts go through the model's chat template, if it has one (default: yes). See [`Encoder::new`].
+    pub apply_template: bool,
+    /// Longest sequence, prompt and answer together, in tokens (default 1024). Rows that are longer are left out and
+    /// counted, never cut: a cut answer would teach the model to stop in the middle or to forget the question.
+    pub max_length: usize,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        Self { apply_template: true, max_length: 1024 }
+    }
+}
+
+/// One tokenised row, with its line in the source file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sample {
+    /// An answer to imitate.
+    Completion {
+        /// Line of the source, from 1.
+        line: usize,
+        /// Prompt and answer.
+        sequence: Sequence,
+    },
+    /// A better and a worse answer; the first `prompt_len` tokens of both are the same.
+    Pair {
+        /// Line of the source, from 1.
+        line: usize,
+        /// Prompt and better answer.
+        chosen: Sequence,
+        /// Prompt and worse answer.
+        rejected: Sequence,
+    },
+    /// An answer with a verdict.
+    Labelled {
+        /// Line of the source, from 1.
+        line: usize,
+        /// Prompt and answer.
+        sequence: Sequence,
+        /// Whether the answer is good.
+        desirable: bool,
+    },
+}
+
+impl Sample {
+    /// Line of the source file, from 1.
+    pub fn line(&self) -> usize {
+        match self {
+            Sample::Completion { line, .. } | Sample::Pair { line, .. } | Sample::Labelled { line, .. } => *line,
+        }
+    }
+
+    /// Its sequences: two for a pair, the chosen one first, otherwise one.
+    pub fn sequences(&self) -> impl Iterator<Item = &Sequence> {
+        let (first, second) = match self {
+            Sample::Completion { sequence, .. } | Sample::Labelled { sequence, .. } => (sequence, None),
+            Sample::Pair { chosen, rejected, .. } => (chosen, Some(rejected)),
+        };
+        std::iter::once(first).chain(second)
+    }
+}
+
+/// What became of the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Rows that were read.
+    pub rows: usize,
+    /// Rows left out because a sequence of theirs is longer than the limit.
+    pub dropped_too_long: usize,
+    /// Tokens of the longest sequence, rows that were left out included.
+    pub longest: usize,
+    /// Tokens of all sequences that were kept; a pair's prompt counts twice.
+    pub tokens: usize,
+    /// Of these, tokens of answers: the ones with a loss.
+    pub answer_tokens: usize,
+}
+
+/// Tokenised rows in the order of their source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataset {
+    /// The rows that were kept.
+    pub samples: Vec<Sample>,
+    /// Counts.
+    pub report: Report,
+}
+
+impl Dataset {
+    /// Tokenises all rows with a model's tokenizer and template.
+    ///
+    /// # Errors
+    /// Those of [`Encoder::sequence`], named by file and line; [`Kind::Data`] where no row is left; [`Kind::Argument`]
+    /// for a `max_length` below 2.
+    pub fn encode(
+        rows: &Rows,
+        tokenizer: &dyn Tokenize,
+        template: Option<&Template>,
+        options: &EncodeOptions,
+    ) -> Result<Self> {
+        let EncodeOptions { apply_template, max_length } = *options;
+        if max_length < 2 {
+            let message = format!("max_length is {max_length}, but a prompt and an answer take at least 2 tokens");
+            return Err(Error::new(Kind::Argument, message));
+        }
+        let encoder = Encoder::new(tokenizer, template, apply_template)?;
+        let mut samples = Vec::with_capacity(rows.rows.len());
+        let mut report = Report { rows: rows.rows.len(), ..Report::default() };
+        for row in &rows.rows {
+            let sample = encode_row(&encoder, row).during(|| format!("{}:{}", rows.source, row.line))?;
+            let longest = sample.sequences().map(|s| s.tokens.len()).max().unwrap_or(0);
+            report.longest = report.longest.max(longest);
+            if longest > max_length {
+                report.dropped_too_long += 1;
+                continue;
+            }
+            for sequence in sample.sequences() {
+                report.tokens += sequence.tokens.len();
+                report.answer_tokens += sequence.tokens.len() - sequence.prompt_len;
+            }
+            samples.push(sample);
+        }
+        if samples.is_empty() {
+            let Report { rows: n, longest, .. } = report;
+            let message = format!(
+                "{}: no row fits: {n} rows, none of at most {max_length} tokens (the longest has {longest})",
+                rows.source
+            );
+            return Err(Error::new(Kind::Data, message));
+        }
+        Ok(Self { samples, report })
+    }
+}
+
+fn encode_row(encoder: &Encoder<'_>, row: &Row) -> Result<Sample> {
+    let line = row.line;
+    Ok(match &row.example {
+        Example::Completion { prompt, completion } => {
+            Sample::Completion { line, sequence: encoder.sequence(prompt, completion)? }
+        }
+        Example::Pair { prompt, chosen, rejected } => {
+            let (chosen, rejected) = (encoder.sequence(prompt, chosen)?, encoder.sequence(prompt, rejected)?);
+            if chosen == rejected {
+                return Err(Error::new(Kind::Data, "the chosen and the rejected answer have the same tokens"));
+            }
+            Sample::Pair { line, chosen, rejected }
+        }
+        Example::Labelled { prompt, completion, label } => {
+            Sample::Labelled { line, sequence: encoder.sequence(prompt, completion)?, desirable: *label }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::encode::tests::{decode, Bytes};
+    use super::*;
+    use crate::data::{Form, Text};
+
+    const TOKENIZER: Bytes = Bytes { adds_bos: true, spaced: false };
+
+    fn rows(pairs: &[(&str, &str, &str)]) -> Rows {
+        let text = |s: &&str| Text::Plain((*s).to_owned());
+        let example =
+            |(p, c, r): &(&str, &str, &str)| Example::Pair { prompt: text(p), chosen: text(c), rejected: text(r) };
+        let rows = pairs.iter().enumerate().map(|(i, pair)| Row { line: 10 * i + 1, example: example(pair) }).collect();
+        Rows { source: "f".into(), form: Form::Pair, rows }
+    }
+
+    fn options(max_length: usize) -> EncodeOptions {
+        EncodeOptions { max_length, ..EncodeOptions::default() }
+    }
+
+    #[test]
+    fn long_rows_are_left_out_and_counted() {
+        // BOS, prompt, answer, EOS: 5 and 6 tokens; 5 and 8.
+        let rows = rows(&[("ab", "x", "yz"), ("ab", "x", "long")]);
+        let set = Dataset::encode(&rows, &TOKENIZER, None, &options(6)).unwrap();
+        let report = Report { rows: 2, dropped_too_long: 1, longest: 8, tokens: 11, answer_tokens: 5 };
+        assert_eq!(set.report, report);
+        assert_eq!(set.samples.len(), 1);
+        assert_eq!(set.samples[0].line(), 1);
+        let texts: Vec<_> = set.samples[0].sequences().map(|s| (decode(&s.tokens), s.prompt_len)).collect();
+        assert_eq!(texts, [("<s>abx</s>".to_owned(), 3), ("<s>abyz</s>".to_owned(), 3)]);
+        assert_eq!(Dataset::encode(&rows, &TOKENIZER, None, &options(8)).unwrap().samples.len(), 2);
+        assert_eq!(Dataset::encode(&rows, &TOKENIZER, None, &options(4)).unwrap_err().kind(), Kind::Data);
+        assert_eq!(Dataset::encode(&rows, &TOKENIZER, None, &options(1)).unwrap_err().kind(), Kind::Argument);
+    }
+
+    #[test]
+    fn faults_name_file_and_line() {
+        let rows = rows(&[("a", "x", "y"), ("a", "x", "x</s>")]);
+        let error = Dataset::encode(&rows, &TOKENIZER, None, &options(9)).unwrap_err();
+        assert_eq!(error.to_string(), "f:11: the chosen and the rejected answer have the same tokens");
+    }
+
+    #[test]
+    fn labels_and_completions_survive() {
+        let labelled = rows(&[("a", "x", "y")]).into_labelled().unwrap();
+        let set = Dataset::encode(&labelled, &TOKENIZER, None, &options(9)).unwrap();
+        let verdicts: Vec<_> = set
+            .samples
+            .iter()
+            .map(|s| match s {
+                Sample::Labelled { line, sequence, desirable } => (*line, decode(&sequence.tokens), *desirable),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(verdicts, [(1, "<s>ax</s>".to_owned(), true), (1, "<s>ay</s>".to_owned(), false)]);
+        let sft = rows(&[("a", "x", "y")]).into_completions().unwrap();
+        let set = Dataset::encode(&sft, &TOKENIZER, None, &options(9)).unwrap();
+        assert!(
+            matches!(&set.samples[0], Sample::Completion { sequence, .. } if decode(&sequence.tokens) == "<s>ax</s>")
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! The GGUF file format: reading after complete validation, and writing.
+//!
+//! **In:** paths. **Out:** keys, tensor directory and bytes that are safe to hand to ggml, or an error that names file, key
+//! or tensor, and offset. **Invariant:** ggml aborts the process on malformed files, so it never sees one that was not
+//! validated here; memory use is bounded by the size of the file.
+
+mod adapter;
+mod cursor;
+mod model;
+mod reader;
+mod value;
+mod writer;
+
+pub(crate) use adapter::BASE_HASH;
+pub use adapter::{check_fits, validate_adapter, AdapterInfo, Pair};
+pub use model::{base_hash, validate_model};
+pub use reader::{File, TensorInfo};
+pub use value::{Array, Value};
+pub use writer::{write_atomically, Writer};

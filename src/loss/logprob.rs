@@ -1,0 +1,83 @@
+//! Log-softmax of one row of logits and its gradient (specs: vjp, section 10).
+
+use crate::kernel::{exp_shifted, maximum};
+
+/// Sums of this many exponentials are formed in F32 before they go into the F64 total.
+const CHUNK: usize = 4096;
+
+/// ln Σ e^z of a row after its maximum was taken off, with the maximum.
+fn log_sum(row: &[f32], scratch: &mut [f32]) -> (f32, f64) {
+    let top = maximum(row);
+    let mut sum = 0.0f64;
+    for part in row.chunks(CHUNK) {
+        let copy = &mut scratch[..part.len()];
+        copy.copy_from_slice(part);
+        sum += f64::from(exp_shifted(copy, top));
+    }
+    (top, sum)
+}
+
+/// ln p of entry `target`. A row without a finite maximum gives NaN.
+pub fn log_prob(row: &[f32], target: usize) -> f32 {
+    let (top, sum) = log_sum(row, &mut [0.0; CHUNK]);
+    (f64::from(row[target] - top) - sum.ln()) as f32
+}
+
+/// Replaces the row by onehot − softmax, the gradient of ln p of entry `target`, and returns that ln p.
+///
+/// The target's entry is −expm1(ln p): 1 − p would lose everything at confident tokens.
+pub fn unit_gradient(row: &mut [f32], target: usize) -> f32 {
+    let top = maximum(row);
+    let shifted = f64::from(row[target] - top);
+    let sum: f64 = row.chunks_mut(CHUNK).map(|part| f64::from(exp_shifted(part, top))).sum();
+    let log_p = shifted - sum.ln();
+    let scale = (-1.0 / sum) as f32;
+    row.iter_mut().for_each(|p| *p *= scale);
+    row[target] = -log_p.exp_m1() as f32;
+    log_p as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Vec<f32> {
+        (0..10_000).map(|i| (i as f32 * 0.37).sin() * 8.0).collect()
+    }
+
+    fn reference(row: &[f32], target: usize) -> f64 {
+        let top = row.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f64 = row.iter().map(|&z| f64::from(z - top).exp()).sum();
+        f64::from(row[target] - top) - sum.ln()
+    }
+
+    #[test]
+    fn both_forms_give_the_log_prob() {
+        let row = row();
+        for target in [0, 4, 9_999] {
+            let wanted = reference(&row, target);
+            assert!((f64::from(log_prob(&row, target)) - wanted).abs() < 1e-5);
+            assert_eq!(log_prob(&row, target), unit_gradient(&mut row.clone(), target));
+        }
+    }
+
+    #[test]
+    fn the_gradient_is_onehot_minus_softmax() {
+        let (row, target) = (row(), 17);
+        let mut gradient = row.clone();
+        unit_gradient(&mut gradient, target);
+        for i in [3, 17, 5_000] {
+            let wanted = f64::from(u8::from(i == target)) - reference(&row, i).exp();
+            assert!((f64::from(gradient[i]) - wanted).abs() < 1e-6 * wanted.abs().max(1e-3), "{i}");
+        }
+    }
+
+    #[test]
+    fn a_confident_token_keeps_its_small_gradient() {
+        let mut row = vec![0.0f32; 64];
+        row[5] = 18.0;
+        let wanted = -reference(&row, 5).exp_m1();
+        unit_gradient(&mut row, 5);
+        assert!((f64::from(row[5]) / wanted - 1.0).abs() < 1e-5);
+    }
+}
