@@ -1,15 +1,38 @@
 //! llama-align aligns GGUF models where they already run.
+//!
+//! ```text
+//! GGUF ─▶ gguf (validates) ─▶ runtime (llama.cpp) ─▶ trace ─▶ ir ─▶ autodiff ─▶ engine ─▶ kernel
+//!                                                                               │
+//! JSONL ─▶ data (template, tokens) ─────────────────────────────▶ train ◀── loss, optim
+//!                                                                   │
+//!                                                               adapter ─▶ LoRA GGUF
+//! ```
+//!
+//! Modules are listed in the order of the picture. Shapes are in ggml order, ne0 fastest; the letters: `T` tokens on the
+//! packed axis, `V` vocabulary, `K` and `N` a weight's row length and number of rows, `R` rank, `H` heads.
+
 pub mod error;
-pub mod ir;
-pub mod runtime;
-pub mod trace;
-pub mod autodiff;
-pub mod kernel;
+
 pub mod gguf;
+pub mod runtime;
+
+pub mod ir;
+pub mod trace;
+
+pub mod autodiff;
 pub mod engine;
-pub mod adapter;
+pub mod kernel;
+
+pub mod check;
 pub mod generate;
+
+pub mod data;
+
 pub mod loss;
 pub mod optim;
-pub mod check;
-pub mod data;
+
+pub mod adapter;
+pub mod train;
+
+#[cfg(feature = "linked")]
+pub mod cli;

@@ -1,8 +1,8 @@
 //! `llama-align generate`: answers by llama.cpp, with or without an adapter.
 
 use super::args::GenerateArgs;
-use super::{adapter_list, open_adapter, open_model, Printer};
-use crate::data::{Message, Template, Tokenize};
+use super::{adapter_list, dataset, open_adapter, open_model, Printer};
+use crate::data::Message;
 use crate::error::{Error, Kind, Result};
 use crate::generate::{generate, prompt_tokens, GenerateParams};
 use crate::runtime::{Model, SamplerParams};
@@ -38,10 +38,8 @@ pub(super) fn run(args: &GenerateArgs, printer: &mut Printer) -> Result<u8> {
 }
 
 fn rendered(model: &Model, prompt: &str, plain: bool) -> Result<String> {
-    let Some(template) = model.chat_template().filter(|_| !plain) else { return Ok(prompt.to_owned()) };
-    let text = |token: Option<i32>| token.map(|t| model.text_of(t)).unwrap_or_default();
-    let template = Template::new(&template, &text(model.bos()), &text(model.eos()))?;
-    template.render(&[Message { role: "user".into(), content: prompt.to_owned() }], true)
+    let Some(template) = dataset::template(model)?.filter(|_| !plain) else { return Ok(prompt.to_owned()) };
+    template.render(&[Message::new("user", prompt)], true)
 }
 
 /// `-p TEXT`, or a file with one prompt per line: plain text, or JSON objects with a `prompt`.

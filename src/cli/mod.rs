@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod dataset;
 mod eval;
 mod generate;
 mod inspect;

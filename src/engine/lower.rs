@@ -128,6 +128,7 @@ fn fill_mask(words: &mut [u16], rule: MaskRule, layout: &Layout) {
 }
 
 /// Lowers values of one program into one graph.
+#[derive(Debug)]
 pub struct Lowering<'a, 'g> {
     program: &'a Program,
     weights: &'a [Option<WeightData>],
@@ -136,6 +137,7 @@ pub struct Lowering<'a, 'g> {
     inputs: &'a Inputs,
     given: &'a HashMap<ValueId, Region>,
     n_tokens: usize,
+    has_experts: bool,
     builder: GraphBuilder<'g>,
     done: HashMap<ValueId, Tensor>,
 }
@@ -163,7 +165,10 @@ impl<'a, 'g> Lowering<'a, 'g> {
     /// Starts lowering into `builder`.
     pub fn new(scope: Scope<'a>, builder: GraphBuilder<'g>) -> Self {
         let Scope { program, weights, names, form, inputs, given, n_tokens } = scope;
-        Self { program, weights, names, form, inputs, given, n_tokens, builder, done: HashMap::new() }
+        // A router's choice flips on the last bit, so models with experts keep the runtime's own products until experts
+        // can be trained.
+        let has_experts = program.values.iter().any(|v| matches!(v.op(), Some(Op::Other(name)) if name == "MUL_MAT_ID"));
+        Self { program, weights, names, form, inputs, given, n_tokens, has_experts, builder, done: HashMap::new() }
     }
 
     /// The tensor of a value, lowering what leads to it.
@@ -264,7 +269,7 @@ impl<'a, 'g> Lowering<'a, 'g> {
             Op::Grad(op) => return self.gradient(id, value, op),
             Op::Attention if self.form == Form::Runtime => return self.flash_attention(id, value),
             Op::Attention => return self.attention(id, value),
-            Op::MulMat if self.form == Form::Training => {
+            Op::MulMat if self.form == Form::Training && !self.has_experts => {
                 if let Some(tensor) = self.linear(value)? {
                     return Ok(tensor);
                 }

@@ -122,6 +122,11 @@ impl Engine {
         self.memory.floats(self.gradients[i])
     }
 
+    /// A parameter's values, to change, with its gradient.
+    pub fn parameter_and_gradient(&mut self, i: usize) -> (&mut [f32], &[f32]) {
+        self.memory.floats_pair(self.parameters[i], self.gradients[i])
+    }
+
     /// A parameter's gradient, to change.
     pub fn gradient_mut(&mut self, i: usize) -> &mut [f32] {
         self.memory.floats_mut(self.gradients[i])

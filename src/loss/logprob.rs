@@ -5,36 +5,41 @@ use crate::kernel::{exp_shifted, maximum};
 /// Sums of this many exponentials are formed in F32 before they go into the F64 total.
 const CHUNK: usize = 4096;
 
-/// ln Σ e^z of a row after its maximum was taken off, with the maximum.
-fn log_sum(row: &[f32], scratch: &mut [f32]) -> (f32, f64) {
-    let top = maximum(row);
-    let mut sum = 0.0f64;
-    for part in row.chunks(CHUNK) {
-        let copy = &mut scratch[..part.len()];
-        copy.copy_from_slice(part);
-        sum += f64::from(exp_shifted(copy, top));
-    }
-    (top, sum)
+/// ln p of the target from its distance below the row's maximum and the others' sum of e^(z − maximum).
+fn from_others(shifted: f64, others: f64) -> f64 {
+    // The target is kept out of the sum: beside its 1, what little a confident row leaves to the others would be lost.
+    shifted - (shifted.exp_m1() + others).ln_1p()
 }
 
 /// ln p of entry `target`. A row without a finite maximum gives NaN.
 pub fn log_prob(row: &[f32], target: usize) -> f32 {
-    let (top, sum) = log_sum(row, &mut [0.0; CHUNK]);
-    (f64::from(row[target] - top) - sum.ln()) as f32
+    let top = maximum(row);
+    let mut scratch = [0.0; CHUNK];
+    let mut others = 0.0f64;
+    for (i, part) in row.chunks(CHUNK).enumerate() {
+        let copy = &mut scratch[..part.len()];
+        copy.copy_from_slice(part);
+        if let Some(z) = target.checked_sub(i * CHUNK).and_then(|t| copy.get_mut(t)) {
+            *z = f32::NEG_INFINITY;
+        }
+        others += f64::from(exp_shifted(copy, top));
+    }
+    from_others(f64::from(row[target] - top), others) as f32
 }
 
 /// Replaces the row by onehot − softmax, the gradient of ln p of entry `target`, and returns that ln p.
 ///
-/// The target's entry is −expm1(ln p): 1 − p would lose everything at confident tokens.
+/// The target's entry is the others' share: 1 − p would lose everything at confident tokens.
 pub fn unit_gradient(row: &mut [f32], target: usize) -> f32 {
     let top = maximum(row);
     let shifted = f64::from(row[target] - top);
-    let sum: f64 = row.chunks_mut(CHUNK).map(|part| f64::from(exp_shifted(part, top))).sum();
-    let log_p = shifted - sum.ln();
+    row[target] = f32::NEG_INFINITY;
+    let others: f64 = row.chunks_mut(CHUNK).map(|part| f64::from(exp_shifted(part, top))).sum();
+    let sum = others + shifted.exp();
     let scale = (-1.0 / sum) as f32;
     row.iter_mut().for_each(|p| *p *= scale);
-    row[target] = -log_p.exp_m1() as f32;
-    log_p as f32
+    row[target] = (others / sum) as f32;
+    from_others(shifted, others) as f32
 }
 
 #[cfg(test)]

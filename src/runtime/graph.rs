@@ -9,7 +9,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::{Arc, Mutex};
 
 /// Alignment of everything placed in a [`Memory`], in bytes.
-pub const ALIGNMENT: usize = 64;
+pub(super) const ALIGNMENT: usize = 64;
 
 /// The CPU backend with its threads and the memory that graphs share.
 #[derive(Debug)]

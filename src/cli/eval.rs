@@ -1,0 +1,54 @@
+//! `llama-align eval`: a model, with or without an adapter, on held-out rows.
+
+use super::args::EvalArgs;
+use super::{dataset, open_model, Printer};
+use crate::adapter::import;
+use crate::check::checked_trace;
+use crate::engine::{Delta, Engine};
+use crate::error::{Error, Kind, Result};
+use crate::gguf;
+use crate::train::{evaluate, References, TrainConfig};
+
+/// Runs the command.
+pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
+    let (model, file) = open_model(&args.model)?;
+    let lora = match &args.lora {
+        None => None,
+        Some(path) => {
+            let adapter = gguf::File::open(path)?;
+            gguf::check_fits(&gguf::validate_adapter(&adapter)?, &file)?;
+            Some(import(&adapter)?)
+        }
+    };
+    let data = dataset::load(&args.data, &model, None, args.max_length)?;
+    let threads = args.threads.count();
+    let (trace, _) = checked_trace(&model, threads)?;
+    let max_tokens = TrainConfig::default().micro_batch_tokens;
+    // The base is the reference: rewards tell how far the adapter moved.
+    let mut base = Engine::new(&model, &trace, Vec::new(), threads)?;
+    let report = match lora {
+        None => evaluate(&mut base, &data, None, args.beta, max_tokens)?,
+        Some(lora) => {
+            let references = References::measure(&mut base, &data.samples, false, max_tokens)?;
+            drop(base);
+            let delta = Delta { lora, scale: 1.0, trainable: false };
+            let mut adapted = Engine::new(&model, &trace, vec![delta], threads)?;
+            evaluate(&mut adapted, &data, Some(&references), args.beta, max_tokens)?
+        }
+    };
+    let value = serde_json::to_value(&report).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+    if args.json {
+        printer.data(&value.to_string());
+    } else {
+        for (name, value) in value.as_object().into_iter().flatten() {
+            match value.as_f64().filter(|_| value.is_f64()) {
+                Some(number) => printer.data(&format!("{name:22} {number:.4}")),
+                None => printer.data(&format!("{name:22} {value}")),
+            }
+        }
+    }
+    if data.report.dropped_too_long > 0 {
+        printer.talk(&format!("{} rows were longer than {} tokens and left out", data.report.dropped_too_long, args.max_length));
+    }
+    Ok(0)
+}

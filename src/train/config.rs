@@ -1,0 +1,281 @@
+//! Everything that decides a run, with its defaults in one place.
+
+use crate::error::{Error, Kind, Result};
+use crate::optim::{AdamWParams, Schedule, ScheduleKind};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What is optimised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Supervised fine-tuning on completions.
+    Sft,
+    /// Direct preference optimisation on pairs.
+    Dpo,
+    /// Kahneman-Tversky optimisation on labelled completions.
+    Kto,
+}
+
+impl Method {
+    /// Its name in flags and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Sft => "sft",
+            Method::Dpo => "dpo",
+            Method::Kto => "kto",
+        }
+    }
+
+    /// Learning rates that work on models of 100 to 300 million parameters (measured: README).
+    fn learning_rate(self) -> f64 {
+        match self {
+            Method::Sft => 2e-4,
+            Method::Dpo => 1e-4,
+            Method::Kto => 1e-4,
+        }
+    }
+}
+
+/// A resolved configuration: what `RUN_DIR/config.toml` holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// sft, dpo or kto.
+    pub method: Method,
+    /// Rank r.
+    pub lora_rank: usize,
+    /// The update is scaled by alpha / r.
+    pub lora_alpha: f32,
+    /// all-linear, or module names separated by commas.
+    pub lora_targets: String,
+    /// Peak rate; 0 means the method's default.
+    pub learning_rate: f64,
+    /// Shape after the warm-up.
+    pub lr_scheduler_type: ScheduleKind,
+    /// Share of the steps that the rate rises over.
+    pub warmup_ratio: f64,
+    /// Passes over the data.
+    pub epochs: f64,
+    /// Optimizer steps; 0 means by epochs.
+    pub max_steps: usize,
+    /// Rows per micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches per optimizer step.
+    pub grad_accum: usize,
+    /// Tokens on the packed axis of one forward at most; a row that is longer goes alone.
+    pub micro_batch_tokens: usize,
+    /// Longer rows are dropped and counted, in tokens.
+    pub max_length: usize,
+    /// Strength of the pull to the reference.
+    pub beta: f64,
+    /// λ_D of KTO.
+    pub desirable_weight: f64,
+    /// λ_U of KTO.
+    pub undesirable_weight: f64,
+    /// Global norm that gradients are cut to; 0 means none.
+    pub max_grad_norm: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// AdamW's decay of the first moment.
+    pub adam_beta1: f64,
+    /// AdamW's decay of the second moment.
+    pub adam_beta2: f64,
+    /// Added to the root of the second moment.
+    pub adam_epsilon: f64,
+    /// Seed of factors and order.
+    pub seed: u64,
+    /// Threads; 0 means the number of cores.
+    pub threads: usize,
+    /// Held-out rows.
+    pub eval_data: Option<PathBuf>,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            method: Method::Dpo,
+            lora_rank: 16,
+            lora_alpha: 32.0,
+            lora_targets: "all-linear".into(),
+            learning_rate: 0.0,
+            lr_scheduler_type: ScheduleKind::Cosine,
+            warmup_ratio: 0.1,
+            epochs: 1.0,
+            max_steps: 0,
+            batch_size: 4,
+            grad_accum: 2,
+            micro_batch_tokens: 1024,
+            max_length: 1024,
+            beta: 0.1,
+            desirable_weight: 1.0,
+            undesirable_weight: 1.0,
+            max_grad_norm: 1.0,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            seed: 0,
+            threads: 0,
+            eval_data: None,
+        }
+    }
+}
+
+/// Flags that win over a file; `None` leaves the value as it is.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)] // the fields are those of `TrainConfig`
+pub struct TrainOverrides {
+    pub method: Option<String>,
+    pub lora_rank: Option<usize>,
+    pub lora_alpha: Option<f32>,
+    pub lora_targets: Option<String>,
+    pub learning_rate: Option<f64>,
+    pub epochs: Option<f64>,
+    pub max_steps: Option<usize>,
+    pub batch_size: Option<usize>,
+    pub grad_accum: Option<usize>,
+    pub max_length: Option<usize>,
+    pub beta: Option<f64>,
+    pub seed: Option<u64>,
+    pub threads: Option<usize>,
+    pub eval_data: Option<PathBuf>,
+}
+
+impl TrainConfig {
+    /// Reads a TOML text; an unknown key is an error that names it and its line.
+    pub fn from_toml(text: &str, source: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|e| Error::new(Kind::Argument, format!("{source}: {}", e.to_string().trim())))
+    }
+
+    /// The TOML text that gives this configuration again.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::new(Kind::Internal, format!("the configuration cannot be written: {e}")))
+    }
+
+    /// Applies flags.
+    pub fn apply(&mut self, flags: TrainOverrides) -> Result<()> {
+        if let Some(name) = flags.method {
+            let methods = [Method::Sft, Method::Dpo, Method::Kto];
+            let found = methods.into_iter().find(|m| m.name() == name.to_ascii_lowercase());
+            self.method = found.ok_or_else(|| bad("method", &format!("{name} is none of sft, dpo, kto")))?;
+        }
+        macro_rules! take {
+            ($($field:ident),+) => { $( if let Some(value) = flags.$field { self.$field = value; } )+ };
+        }
+        take!(lora_rank, lora_alpha, lora_targets, learning_rate, batch_size, grad_accum, max_length, beta, seed, threads);
+        if let Some(epochs) = flags.epochs {
+            (self.epochs, self.max_steps) = (epochs, 0);
+        }
+        if let Some(steps) = flags.max_steps {
+            self.max_steps = steps;
+        }
+        if flags.eval_data.is_some() {
+            self.eval_data = flags.eval_data;
+        }
+        Ok(())
+    }
+
+    /// Checks ranges and fills in what depends on other values.
+    pub fn resolve(mut self) -> Result<Self> {
+        let counts = [
+            ("lora_rank", self.lora_rank, 4096),
+            ("batch_size", self.batch_size, 65_536),
+            ("grad_accum", self.grad_accum, 65_536),
+            ("max_length", self.max_length, 1 << 20),
+            ("micro_batch_tokens", self.micro_batch_tokens, 1 << 20),
+        ];
+        for (name, value, max) in counts {
+            if value == 0 || value > max {
+                return Err(bad(name, &format!("{value} is outside 1 to {max}")));
+            }
+        }
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.threads = if self.threads == 0 { cores() } else { self.threads };
+        if self.threads > 1024 {
+            return Err(bad("threads", &format!("{} is more than 1024", self.threads)));
+        }
+        if self.learning_rate == 0.0 {
+            self.learning_rate = self.method.learning_rate();
+        }
+        let numbers = [
+            ("learning_rate", self.learning_rate, f64::MIN_POSITIVE, 10.0),
+            ("lora_alpha", f64::from(self.lora_alpha), 1e-6, 1e6),
+            ("epochs", self.epochs, 1e-6, 1e6),
+            ("beta", self.beta, 1e-9, 1e3),
+            ("warmup_ratio", self.warmup_ratio, 0.0, 1.0),
+            ("max_grad_norm", self.max_grad_norm, 0.0, 1e9),
+            ("weight_decay", self.weight_decay, 0.0, 10.0),
+            ("desirable_weight", self.desirable_weight, 0.0, 1e3),
+            ("undesirable_weight", self.undesirable_weight, 0.0, 1e3),
+            ("adam_beta1", self.adam_beta1, 0.0, 0.999_999),
+            ("adam_beta2", self.adam_beta2, 0.0, 0.999_999_9),
+            ("adam_epsilon", self.adam_epsilon, 0.0, 1.0),
+        ];
+        for (name, value, min, max) in numbers {
+            if !(min..=max).contains(&value) {
+                return Err(bad(name, &format!("{value} is outside {min} to {max}")));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Optimizer steps over `n_rows` rows.
+    pub fn n_steps(&self, n_rows: usize) -> usize {
+        if self.max_steps > 0 {
+            return self.max_steps;
+        }
+        let per_epoch = n_rows.div_ceil(self.rows_per_step());
+        ((per_epoch as f64 * self.epochs).ceil() as usize).max(1)
+    }
+
+    /// Rows of one optimizer step.
+    pub fn rows_per_step(&self) -> usize {
+        self.batch_size * self.grad_accum
+    }
+
+    /// The learning rate over a run of `n_steps`.
+    pub fn schedule(&self, n_steps: usize) -> Schedule {
+        let n_warmup = (self.warmup_ratio * n_steps as f64).ceil() as usize;
+        Schedule { kind: self.lr_scheduler_type, peak: self.learning_rate, n_warmup, n_steps }
+    }
+
+    /// The optimizer's constants.
+    pub fn adamw(&self) -> AdamWParams {
+        let Self { adam_beta1, adam_beta2, adam_epsilon, weight_decay, .. } = *self;
+        AdamWParams { beta1: adam_beta1, beta2: adam_beta2, eps: adam_epsilon, weight_decay }
+    }
+}
+
+fn bad(name: &str, what: &str) -> Error {
+    Error::new(Kind::Argument, format!("{}: {what}", name.replace('_', "-")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let config = TrainConfig { lora_rank: 4, ..TrainConfig::default() }.resolve().unwrap();
+        assert_eq!(TrainConfig::from_toml(&config.to_toml().unwrap(), "x").unwrap(), config);
+        assert_eq!(config.learning_rate, Method::Dpo.learning_rate());
+    }
+
+    #[test]
+    fn unknown_keys_and_wild_values_are_refused_by_name() {
+        let error = TrainConfig::from_toml("beta = 0.2\nbatchsize = 3\n", "run.toml").unwrap_err().to_string();
+        assert!(error.contains("run.toml") && error.contains("batchsize") && error.contains('2'), "{error}");
+        let config = TrainConfig { beta: f64::NAN, ..TrainConfig::default() };
+        assert!(config.resolve().unwrap_err().to_string().contains("beta"));
+        let flags = TrainOverrides { method: Some("rlhf".into()), ..TrainOverrides::default() };
+        assert!(TrainConfig::default().apply(flags).is_err());
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let mut config = TrainConfig::from_toml("max_steps = 5\nlora_rank = 2", "x").unwrap();
+        config.apply(TrainOverrides { epochs: Some(2.0), lora_rank: Some(8), ..TrainOverrides::default() }).unwrap();
+        assert_eq!((config.lora_rank, config.n_steps(100)), (8, 26));
+    }
+}

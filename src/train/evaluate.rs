@@ -1,0 +1,149 @@
+//! Log-probs of a reference, and measures on held-out rows.
+
+use super::objective::{mismatched, total};
+use super::policy::Policy;
+use crate::data::{Dataset, Sample, Sequence};
+use crate::engine::Layout;
+use crate::error::{Error, Kind, Result};
+use serde::Serialize;
+
+/// Summed reference log-probs of every row's sequences, and of KTO's mismatched pairs.
+#[derive(Clone, Debug, Default)]
+pub struct References {
+    rows: Vec<Vec<f64>>,
+    pub(super) mismatched: Vec<f64>,
+}
+
+impl References {
+    /// Runs the policy as it is now, once over all rows. At step 0 of a run this is the reference: the same graph, kernels
+    /// and padding as the policy's own, so every log-ratio starts at exactly 0.
+    pub fn measure(policy: &mut dyn Policy, samples: &[Sample], with_mismatched: bool, max_tokens: usize) -> Result<Self> {
+        let sequences: Vec<&Sequence> = samples.iter().flat_map(Sample::sequences).collect();
+        let mut totals = totals(policy, &sequences, max_tokens)?.into_iter();
+        let rows = samples.iter().map(|s| totals.by_ref().take(s.sequences().count()).collect()).collect();
+        let mut references = Self { rows, mismatched: Vec::new() };
+        if with_mismatched {
+            let pairs = (0..samples.len()).map(|i| mismatched(samples, i)).collect::<Result<Vec<_>>>()?;
+            references.mismatched = self::totals(policy, &pairs.iter().collect::<Vec<_>>(), max_tokens)?;
+        }
+        Ok(references)
+    }
+
+    /// The sums of a row's sequences.
+    pub(super) fn of(&self, row: usize) -> Result<&[f64]> {
+        let found = self.rows.get(row).map(Vec::as_slice);
+        found.ok_or_else(|| Error::new(Kind::Internal, format!("row {row} has no reference log-probs")))
+    }
+}
+
+/// Splits sequences into runs whose padded length stays within `max_tokens`; a longer one goes alone.
+pub(super) fn packs<'a, 'b>(sequences: &'b [&'a Sequence], max_tokens: usize) -> Vec<&'b [&'a Sequence]> {
+    let mut packs = Vec::new();
+    let (mut start, mut used) = (0, 0);
+    for (i, sequence) in sequences.iter().enumerate() {
+        let need = Layout::padded([sequence.tokens.len()].into_iter());
+        if i > start && used + need > max_tokens {
+            packs.push(&sequences[start..i]);
+            (start, used) = (i, 0);
+        }
+        used += need;
+    }
+    if start < sequences.len() {
+        packs.push(&sequences[start..]);
+    }
+    packs
+}
+
+fn totals(policy: &mut dyn Policy, sequences: &[&Sequence], max_tokens: usize) -> Result<Vec<f64>> {
+    let mut sums = Vec::with_capacity(sequences.len());
+    for pack in packs(sequences, max_tokens) {
+        sums.extend(policy.log_probs(pack)?.iter().map(|l| total(l)));
+    }
+    Ok(sums)
+}
+
+/// What was measured on held-out rows; fields that do not apply are absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct EvalReport {
+    /// Rows measured.
+    pub n_rows: usize,
+    /// Completion tokens.
+    pub n_tokens: usize,
+    /// Mean negative log-likelihood per completion token (of the wanted answers, for pairs).
+    pub nll: f64,
+    /// e^nll.
+    pub perplexity: f64,
+    /// Pairs measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_pairs: Option<usize>,
+    /// Share of pairs whose chosen answer has the higher summed log-prob.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Mean summed log-prob of chosen answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logps_chosen: Option<f64>,
+    /// Mean summed log-prob of rejected answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logps_rejected: Option<f64>,
+    /// Share of pairs whose chosen answer has the higher reward.
+    #[serde(rename = "rewards/accuracies", skip_serializing_if = "Option::is_none")]
+    pub reward_accuracy: Option<f64>,
+    /// Mean difference of rewards.
+    #[serde(rename = "rewards/margins", skip_serializing_if = "Option::is_none")]
+    pub reward_margin: Option<f64>,
+    /// Mean reward of chosen (desirable) answers.
+    #[serde(rename = "rewards/chosen", skip_serializing_if = "Option::is_none")]
+    pub reward_chosen: Option<f64>,
+    /// Mean reward of rejected (undesirable) answers.
+    #[serde(rename = "rewards/rejected", skip_serializing_if = "Option::is_none")]
+    pub reward_rejected: Option<f64>,
+}
+
+/// Measures a policy; rewards against `reference` where there is one.
+pub fn evaluate(policy: &mut dyn Policy, data: &Dataset, reference: Option<&References>, beta: f64, max_tokens: usize) -> Result<EvalReport> {
+    let now = References::measure(policy, &data.samples, false, max_tokens)?;
+    let mut report = EvalReport { n_rows: data.samples.len(), ..EvalReport::default() };
+    // Sums and counts: wanted, unwanted.
+    let (mut nll, mut logps, mut rewards, mut n) = (0.0, [0.0; 2], [0.0; 2], [0usize; 2]);
+    let (mut wins, mut reward_wins, mut n_pairs) = (0usize, 0usize, 0usize);
+    for (row, sample) in data.samples.iter().enumerate() {
+        let sums = now.of(row)?;
+        let gains: Option<Vec<f64>> = match reference {
+            Some(r) => Some(sums.iter().zip(r.of(row)?).map(|(p, r)| beta * (p - r)).collect()),
+            None => None,
+        };
+        let first_is_wanted = !matches!(sample, Sample::Labelled { desirable: false, .. });
+        for (k, sequence) in sample.sequences().enumerate() {
+            let wanted = first_is_wanted && k == 0;
+            let side = usize::from(!wanted);
+            logps[side] += sums[k];
+            n[side] += 1;
+            rewards[side] += gains.as_ref().map_or(0.0, |g| g[k]);
+            if wanted {
+                nll -= sums[k];
+                report.n_tokens += sequence.tokens.len() - sequence.prompt_len;
+            }
+        }
+        if matches!(sample, Sample::Pair { .. }) {
+            n_pairs += 1;
+            wins += usize::from(sums[0] > sums[1]);
+            reward_wins += usize::from(gains.as_ref().is_some_and(|g| g[0] > g[1]));
+        }
+    }
+    let mean = |sum: f64, n: usize| (n > 0).then(|| sum / n as f64);
+    report.nll = mean(nll, report.n_tokens).unwrap_or(0.0);
+    report.perplexity = report.nll.exp();
+    if n_pairs > 0 || n[1] > 0 {
+        (report.logps_chosen, report.logps_rejected) = (mean(logps[0], n[0]), mean(logps[1], n[1]));
+    }
+    if n_pairs > 0 {
+        report.n_pairs = Some(n_pairs);
+        report.accuracy = mean(wins as f64, n_pairs);
+    }
+    if reference.is_some() && (n_pairs > 0 || n[1] > 0) {
+        (report.reward_chosen, report.reward_rejected) = (mean(rewards[0], n[0]), mean(rewards[1], n[1]));
+        report.reward_margin = report.reward_chosen.zip(report.reward_rejected).map(|(c, r)| c - r);
+        report.reward_accuracy = mean(reward_wins as f64, n_pairs);
+    }
+    Ok(report)
+}

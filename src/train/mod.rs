@@ -1,0 +1,19 @@
+//! The training loop: rows in an order, losses over whole optimizer steps, a reference that costs no second model.
+//!
+//! **In:** a policy, a dataset, a configuration. **Out:** moved parameters and a report per step. **Invariant:** the loop
+//! does no file I/O; a step's result does not depend on how its rows were split into micro-batches.
+
+mod config;
+mod evaluate;
+mod metrics;
+mod objective;
+mod policy;
+mod run_dir;
+mod trainer;
+
+pub use config::{Method, TrainConfig, TrainOverrides};
+pub use evaluate::{evaluate, EvalReport, References};
+pub use metrics::MetricsFile;
+pub use policy::Policy;
+pub use run_dir::RunDir;
+pub use trainer::{Observer, StepReport, Trainer};

@@ -1,0 +1,54 @@
+//! What a trainer moves.
+
+use crate::data::Sequence;
+use crate::engine::Engine;
+use crate::error::Result;
+
+/// A model whose log-probs can be had and whose parameters can be moved. The sequences of one call form one micro-batch.
+pub trait Policy {
+    /// log p(token | tokens before it) of every completion token, per sequence.
+    fn log_probs(&mut self, sequences: &[&Sequence]) -> Result<Vec<Vec<f32>>>;
+    /// The same, keeping what the backward needs.
+    fn forward(&mut self, sequences: &[&Sequence]) -> Result<Vec<Vec<f32>>>;
+    /// Takes d loss / d log-prob for every value of the last `forward`; adds to the gradients.
+    fn backward(&mut self, gradients: &[Vec<f32>]) -> Result<()>;
+    /// Lengths of the trainable tensors, in a fixed order.
+    fn lengths(&self) -> Vec<usize>;
+    /// Values of tensor `i`, to change, and its gradient.
+    fn tensor(&mut self, i: usize) -> (&mut [f32], &[f32]);
+    /// Gradient of tensor `i`.
+    fn gradient(&self, i: usize) -> &[f32];
+    /// Sets all gradients to zero.
+    fn zero_gradients(&mut self);
+}
+
+impl Policy for Engine {
+    fn log_probs(&mut self, sequences: &[&Sequence]) -> Result<Vec<Vec<f32>>> {
+        Engine::log_probs(self, sequences)
+    }
+
+    fn forward(&mut self, sequences: &[&Sequence]) -> Result<Vec<Vec<f32>>> {
+        Engine::forward(self, sequences)
+    }
+
+    fn backward(&mut self, gradients: &[Vec<f32>]) -> Result<()> {
+        Engine::backward(self, gradients)
+    }
+
+    fn lengths(&self) -> Vec<usize> {
+        self.trainable().iter().map(|&i| self.parameter_info(i).1).collect()
+    }
+
+    fn tensor(&mut self, i: usize) -> (&mut [f32], &[f32]) {
+        let i = self.trainable()[i];
+        self.parameter_and_gradient(i)
+    }
+
+    fn gradient(&self, i: usize) -> &[f32] {
+        Engine::gradient(self, self.trainable()[i])
+    }
+
+    fn zero_gradients(&mut self) {
+        Engine::zero_gradients(self);
+    }
+}

@@ -1,0 +1,211 @@
+//! The loop over optimizer steps.
+
+use super::config::{Method, TrainConfig};
+use super::evaluate::{packs, References};
+use super::objective::{baseline, mismatched, n_loss_tokens, row_loss, total, StepUnits, Tally};
+use super::policy::Policy;
+use crate::data::{order, Dataset, Sequence};
+use crate::engine::Layout;
+use crate::error::{Error, Kind, Result};
+use crate::optim::{clip_factor, global_norm, AdamW, Schedule};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// What one optimizer step did; keys are TRL's.
+#[derive(Clone, Debug, Default)]
+pub struct StepReport {
+    /// From 1.
+    pub step: usize,
+    /// Steps of the run.
+    pub n_steps: usize,
+    /// Passes over the data so far.
+    pub epoch: f64,
+    /// Loss of the step.
+    pub loss: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Rate of the step.
+    pub learning_rate: f64,
+    /// Tokens seen so far, prompts included.
+    pub num_tokens: usize,
+    /// Method-specific means, such as `rewards/margins`.
+    pub metrics: BTreeMap<&'static str, f64>,
+    /// Seconds since training began, the reference pass included.
+    pub seconds: f64,
+}
+
+/// Watches a run.
+pub trait Observer {
+    /// Called after every step; false ends the run.
+    fn on_step(&mut self, report: &StepReport) -> Result<bool>;
+}
+
+/// A run in progress.
+pub struct Trainer<'a> {
+    config: &'a TrainConfig,
+    data: &'a Dataset,
+    references: References,
+    adam: AdamW,
+    schedule: Schedule,
+    n_steps: usize,
+    num_tokens: usize,
+    started: Instant,
+}
+
+impl std::fmt::Debug for Trainer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trainer").field("n_steps", &self.n_steps).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Trainer<'a> {
+    /// Prepares a run: measures the reference where the method has one.
+    pub fn new(config: &'a TrainConfig, data: &'a Dataset, policy: &mut dyn Policy) -> Result<Self> {
+        if data.samples.is_empty() {
+            return Err(Error::new(Kind::Data, "no rows to train on"));
+        }
+        let started = Instant::now();
+        let references = match config.method {
+            Method::Sft => References::default(),
+            method => References::measure(policy, &data.samples, method == Method::Kto, config.micro_batch_tokens)?,
+        };
+        let n_steps = config.n_steps(data.samples.len());
+        let adam = AdamW::new(config.adamw(), policy.lengths().into_iter());
+        Ok(Self { config, data, references, adam, schedule: config.schedule(n_steps), n_steps, num_tokens: 0, started })
+    }
+
+    /// Steps of the run.
+    pub fn n_steps(&self) -> usize {
+        self.n_steps
+    }
+
+    /// Runs all steps, or until the observer has enough.
+    pub fn run(&mut self, policy: &mut dyn Policy, observer: &mut dyn Observer) -> Result<()> {
+        for step in 0..self.n_steps {
+            let report = self.step(policy, step)?;
+            if !observer.on_step(&report)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of a step: each epoch has an order of its own; its last step may be smaller.
+    fn rows(&self, step: usize) -> Vec<usize> {
+        let (n, per_step) = (self.data.samples.len(), self.config.rows_per_step());
+        let per_epoch = n.div_ceil(per_step);
+        let (epoch, within) = (step / per_epoch, step % per_epoch);
+        let order = order(n as u32, self.config.seed, epoch as u64);
+        order[within * per_step..((within + 1) * per_step).min(n)].iter().map(|&i| i as usize).collect()
+    }
+
+    /// One optimizer step, from 0.
+    pub fn step(&mut self, policy: &mut dyn Policy, step: usize) -> Result<StepReport> {
+        let rows = self.rows(step);
+        let samples = &self.data.samples;
+        let units = StepUnits {
+            n_tokens: rows.iter().map(|&r| n_loss_tokens(&samples[r])).sum(),
+            n_rows: rows.len(),
+            kl: self.kl(policy, &rows)?,
+        };
+        let mut tally = Tally { kl: units.kl, ..Tally::default() };
+        policy.zero_gradients();
+        for batch in self.micro_batches(&rows) {
+            let sequences: Vec<&Sequence> = batch.iter().flat_map(|&r| samples[r].sequences()).collect();
+            let mut logps = policy.forward(&sequences)?.into_iter();
+            let mut gradients = Vec::with_capacity(sequences.len());
+            for &row in batch {
+                let own: Vec<_> = logps.by_ref().take(samples[row].sequences().count()).collect();
+                gradients.extend(row_loss(self.config, &samples[row], row, &own, &self.references, &units, &mut tally)?);
+            }
+            if !tally.loss.is_finite() {
+                return Err(self.numeric(step, batch, "the loss", tally.loss));
+            }
+            policy.backward(&gradients)?;
+            self.num_tokens += sequences.iter().map(|s| s.tokens.len()).sum::<usize>();
+        }
+        let n_tensors = policy.lengths().len();
+        let grad_norm = global_norm((0..n_tensors).map(|i| policy.gradient(i)));
+        if !grad_norm.is_finite() {
+            return Err(self.numeric(step, &rows, "the gradient's norm", grad_norm));
+        }
+        let (factor, learning_rate) = (clip_factor(grad_norm, self.config.max_grad_norm), self.schedule.at(step));
+        self.adam.begin();
+        for i in 0..n_tensors {
+            let (values, gradient) = policy.tensor(i);
+            self.adam.update(i, values, gradient, factor, learning_rate);
+        }
+        Ok(self.report(step, &tally, grad_norm, learning_rate))
+    }
+
+    /// Rows in runs that fit one forward, none larger than a batch.
+    fn micro_batches<'r>(&self, rows: &'r [usize]) -> Vec<&'r [usize]> {
+        let mut batches = Vec::new();
+        for batch in rows.chunks(self.config.batch_size) {
+            let (mut start, mut used) = (0, 0);
+            for (i, &row) in batch.iter().enumerate() {
+                let need = Layout::padded(self.data.samples[row].sequences().map(|s| s.tokens.len()));
+                if i > start && used + need > self.config.micro_batch_tokens {
+                    batches.push(&batch[start..i]);
+                    (start, used) = (i, 0);
+                }
+                used += need;
+            }
+            batches.push(&batch[start..]);
+        }
+        batches
+    }
+
+    fn kl(&self, policy: &mut dyn Policy, rows: &[usize]) -> Result<f64> {
+        if self.config.method != Method::Kto {
+            return Ok(0.0);
+        }
+        let pairs = rows.iter().map(|&r| mismatched(&self.data.samples, r)).collect::<Result<Vec<_>>>()?;
+        let mut sums = Vec::with_capacity(rows.len());
+        for pack in packs(&pairs.iter().collect::<Vec<_>>(), self.config.micro_batch_tokens) {
+            sums.extend(policy.log_probs(pack)?.iter().map(|l| total(l)));
+        }
+        let reference: Vec<f64> = rows.iter().map(|&r| self.references.mismatched[r]).collect();
+        Ok(baseline(&sums, &reference))
+    }
+
+    fn numeric(&self, step: usize, rows: &[usize], what: &str, value: f64) -> Error {
+        let lines: Vec<_> = rows.iter().map(|&r| self.data.samples[r].line().to_string()).collect();
+        let message = format!("step {}: {what} is {value}, rows of lines {}; the step was not applied", step + 1, lines.join(", "));
+        Error::new(Kind::Numeric, message)
+    }
+
+    fn report(&self, step: usize, tally: &Tally, grad_norm: f64, learning_rate: f64) -> StepReport {
+        let mut metrics = BTreeMap::new();
+        let mut mean = |key, sum: f64, n: usize| {
+            if n > 0 {
+                metrics.insert(key, sum / n as f64);
+            }
+        };
+        if self.config.method != Method::Sft {
+            mean("rewards/chosen", tally.reward_chosen, tally.n_chosen);
+            mean("rewards/rejected", tally.reward_rejected, tally.n_rejected);
+            mean("logps/chosen", tally.logps_chosen, tally.n_chosen);
+            mean("logps/rejected", tally.logps_rejected, tally.n_rejected);
+            mean("rewards/accuracies", tally.wins as f64, tally.n_pairs);
+            if let (Some(c), Some(r)) = (metrics.get("rewards/chosen"), metrics.get("rewards/rejected")) {
+                metrics.insert("rewards/margins", c - r);
+            }
+        }
+        if self.config.method == Method::Kto {
+            metrics.insert("kl", tally.kl);
+        }
+        let per_epoch = self.data.samples.len().div_ceil(self.config.rows_per_step());
+        StepReport {
+            step: step + 1,
+            n_steps: self.n_steps,
+            epoch: (step + 1) as f64 / per_epoch as f64,
+            loss: tally.loss,
+            grad_norm,
+            learning_rate,
+            num_tokens: self.num_tokens,
+            metrics,
+            seconds: self.started.elapsed().as_secs_f64(),
+        }
+    }
+}

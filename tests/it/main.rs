@@ -1,0 +1,3 @@
+//! One test binary: each linked llama.cpp costs seconds.
+
+mod tiny;
