@@ -1,7 +1,8 @@
 //! Part one of the self-check: the program in the runtime's own form against `llama_decode`.
 
 use super::{probe_tokens, RuntimeForm};
-use crate::engine::{input_bytes, Form, Inputs, Layout, Lowering, Scope};
+use crate::data::Sequence;
+use crate::engine::{input_bytes, Engine, Form, Inputs, Layout, Lowering, Scope, SEQUENCE_ALIGNMENT};
 use crate::error::Result;
 use crate::ir::ValueId;
 use crate::runtime::{Backend, Context, GraphBuilder, Memory, Model};
@@ -11,8 +12,8 @@ use std::sync::Arc;
 
 /// A token count that no trace used.
 const T_OTHER: usize = 21;
-/// Tokens beyond the sliding window.
-const T_PAST_WINDOW: usize = 24;
+/// Logits compared past the sliding window: all of them would take gigabytes where window and vocabulary are large.
+const N_PAST_WINDOW: usize = 16;
 
 /// Logits \[V, T\] of `llama_decode` for one sequence.
 fn decode(context: &mut Context, tokens: &[i32]) -> Result<Vec<f32>> {
@@ -57,19 +58,15 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Compares at a token count that was not traced, past the sliding window, and for packed sequences.
-pub(super) fn compare(model: &Arc<Model>, trace: &Trace, n_threads: usize) -> Result<RuntimeForm> {
+pub(super) fn compare(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize) -> Result<RuntimeForm> {
     let mut probes = BTreeMap::new();
-    let mut lengths = vec![T_OTHER];
+    let tokens = probe_tokens(model, T_OTHER, 1);
+    let expected = decode(&mut Context::new(model, T_OTHER, 1, n_threads)?, &tokens)?;
+    let found = own(model, trace, &Layout::bare(&tokens), n_threads)?;
+    probes.insert(format!("{T_OTHER} tokens"), difference(&expected, &found));
     if model.n_swa() > 0 {
-        lengths.push(model.n_swa() + T_PAST_WINDOW);
-    }
-    for n in lengths {
-        let tokens = probe_tokens(model, n, 1);
-        let mut context = Context::new(model, n, 1, n_threads)?;
-        let expected = decode(&mut context, &tokens)?;
-        drop(context);
-        let found = own(model, trace, &Layout::bare(&tokens), n_threads)?;
-        probes.insert(format!("{n} tokens"), difference(&expected, &found));
+        let n = (model.n_swa() + N_PAST_WINDOW).next_multiple_of(SEQUENCE_ALIGNMENT);
+        probes.insert(format!("{n} tokens, past the window"), past_window(model, trace, n, n_threads)?);
     }
     for pair in [[64, 128], [37, 91]] {
         let sequences = [probe_tokens(model, pair[0], 2), probe_tokens(model, pair[1], 3)];
@@ -80,6 +77,25 @@ pub(super) fn compare(model: &Arc<Model>, trace: &Trace, n_threads: usize) -> Re
     Ok(RuntimeForm { max_abs_diff, probes })
 }
 
+/// The last tokens of a sequence that is longer than the window.
+fn past_window(model: &Arc<Model>, trace: &Arc<Trace>, n: usize, n_threads: usize) -> Result<f32> {
+    let tokens = probe_tokens(model, n, 1);
+    let first = n - N_PAST_WINDOW;
+    let mut context = Context::new(model, n, 1, n_threads)?;
+    let batch: Vec<_> = tokens.iter().enumerate().map(|(i, &t)| (t, i, 0)).collect();
+    // The logits that predict a token are those of the place before it.
+    context.decode(&batch, |i| (first - 1..n - 1).contains(&i))?;
+    let mut engine = Engine::with_form(model, trace, Vec::new(), n_threads, Form::Runtime)?;
+    let (mut worst, mut fault) = (0.0f32, None);
+    engine.visit_logits(&[&Sequence { tokens, prompt_len: first }], &mut |_, place, logits| {
+        match context.logits(place - 1) {
+            Ok(expected) => worst = worst.max(difference(expected, logits)),
+            Err(e) => fault = Some(e),
+        }
+    })?;
+    fault.map_or(Ok(worst), Err)
+}
+
 /// Packed sequences against a decode of each, padded as the packing pads: a decode's own bits depend on its length.
 fn packed(model: &Arc<Model>, trace: &Trace, sequences: &[Vec<i32>; 2], n_threads: usize) -> Result<f32> {
     let layout = Layout::new(sequences.iter().map(Vec::as_slice))?;
@@ -88,7 +104,7 @@ fn packed(model: &Arc<Model>, trace: &Trace, sequences: &[Vec<i32>; 2], n_thread
     let n_vocab = model.n_vocab();
     let mut worst: f32 = 0.0;
     for span in layout.spans() {
-        let end = span.start + span.len.next_multiple_of(crate::engine::SEQUENCE_ALIGNMENT);
+        let end = span.start + span.len.next_multiple_of(SEQUENCE_ALIGNMENT);
         let expected = decode(&mut context, &layout.tokens()[span.start..end])?;
         let n = span.len * n_vocab;
         worst = worst.max(difference(&expected[..n], &found[span.start * n_vocab..][..n]));

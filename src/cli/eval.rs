@@ -27,13 +27,17 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
     // The base is the reference: rewards tell how far the adapter moved.
     let mut base = Engine::new(&model, &trace, Vec::new(), threads)?;
     let report = match lora {
-        None => evaluate(&mut base, &data, None, args.beta, max_tokens)?,
+        None => {
+            let now = References::measure(&mut base, &data.samples, max_tokens)?;
+            evaluate(&data, &now, None, args.beta)?
+        }
         Some(lora) => {
-            let references = References::measure(&mut base, &data.samples, false, max_tokens)?;
+            let references = References::measure(&mut base, &data.samples, max_tokens)?;
             drop(base);
             let delta = Delta { lora, scale: 1.0, trainable: false };
             let mut adapted = Engine::new(&model, &trace, vec![delta], threads)?;
-            evaluate(&mut adapted, &data, Some(&references), args.beta, max_tokens)?
+            let now = References::measure(&mut adapted, &data.samples, max_tokens)?;
+            evaluate(&data, &now, Some(&references), args.beta)?
         }
     };
     let value = serde_json::to_value(&report).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;

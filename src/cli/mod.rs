@@ -10,6 +10,7 @@ mod generate;
 mod inspect;
 mod output;
 mod train;
+mod watch;
 
 use crate::error::{Error, Kind, Result};
 use crate::gguf;

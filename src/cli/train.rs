@@ -1,6 +1,7 @@
 //! `llama-align train`: rows and a quantised model in, a run directory with an adapter out.
 
 use super::args::TrainArgs;
+use super::watch::Watch;
 use super::{dataset, open_model, Printer};
 use crate::adapter::{export, resolve_targets, Lineage, Linear, Lora};
 use crate::check::checked_trace;
@@ -10,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
 use crate::runtime::Model;
 use crate::trace::Trace;
-use crate::train::{evaluate, EvalReport, MetricsFile, Observer, References, RunDir, StepReport, TrainConfig, TrainOverrides, Trainer};
+use crate::train::{evaluate, EvalReport, MetricsFile, References, RunDir, TrainConfig, TrainOverrides, Trainer};
 use std::path::Path;
 
 /// Runs the command.
@@ -112,69 +113,26 @@ fn report_data(printer: &mut Printer, path: &Path, data: &Dataset) {
     ));
 }
 
-/// Measures held-out rows; without a reference the policy as it is becomes one.
+/// Measures held-out rows, and says so in the metrics; without a reference what was measured is its own.
 fn measure(
     engine: &mut Engine,
     held_out: &Dataset,
-    references: Option<&References>,
+    reference: Option<&References>,
     config: &TrainConfig,
     step: usize,
     metrics: &mut MetricsFile,
 ) -> Result<(EvalReport, References)> {
-    let references = match references {
-        Some(references) => references.clone(),
-        None => References::measure(engine, &held_out.samples, false, config.micro_batch_tokens)?,
-    };
-    let report = evaluate(engine, held_out, Some(&references), config.beta, config.micro_batch_tokens)?;
+    let now = References::measure(engine, &held_out.samples, config.micro_batch_tokens)?;
+    let report = evaluate(held_out, &now, Some(reference.unwrap_or(&now)), config.beta)?;
     metrics.evaluation(step, &report)?;
-    Ok((report, references))
-}
-
-struct Watch<'a> {
-    metrics: &'a mut MetricsFile,
-    printer: &'a mut Printer,
-    bar: Option<indicatif::ProgressBar>,
-    memory: usize,
-}
-
-impl Observer for Watch<'_> {
-    fn on_step(&mut self, r: &StepReport) -> Result<bool> {
-        self.metrics.step(r)?;
-        let per_second = r.num_tokens as f64 / r.seconds.max(1e-9);
-        let left = r.seconds / r.step as f64 * (r.n_steps - r.step) as f64;
-        let margin = r.metrics.get("rewards/margins").map_or(String::new(), |m| format!(", margin {m:.3}"));
-        let line = format!("step {}/{}: loss {:.4}{margin}, {per_second:.0} tokens/s, {left:.0} s left", r.step, r.n_steps, r.loss);
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(r.step as u64);
-                bar.set_message(line);
-            }
-            None => self.printer.talk(&line),
-        }
-        if r.step == 2.min(r.n_steps) {
-            self.printer.talk(&format!(
-                "after {} steps: {} tokens, about {} MiB beside the mapped model, {left:.0} s left of {} steps",
-                r.step, r.num_tokens, self.memory >> 20, r.n_steps
-            ));
-        }
-        Ok(true)
-    }
+    Ok((report, now))
 }
 
 fn train(config: &TrainConfig, data: &Dataset, engine: &mut Engine, metrics: &mut MetricsFile, printer: &mut Printer) -> Result<()> {
-    let mut trainer = Trainer::new(config, data, engine)?;
-    let bar = printer.is_terminal().then(|| {
-        let bar = indicatif::ProgressBar::new(trainer.n_steps() as u64);
-        let style = indicatif::ProgressStyle::with_template("{bar:30} {msg}");
-        bar.with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
-    });
-    // The optimizer keeps two moments per trainable number.
-    let memory = engine.peak_bytes() + 8 * engine.trainable().iter().map(|&i| engine.parameter_info(i).1).sum::<usize>();
-    let mut watch = Watch { metrics, printer, bar, memory };
+    let mut watch = Watch::new(metrics, printer);
+    let mut trainer = Trainer::new(config, data, engine, &mut watch)?;
     trainer.run(engine, &mut watch)?;
-    if let Some(bar) = watch.bar {
-        bar.finish();
-    }
+    watch.finish();
     Ok(())
 }
 

@@ -6,38 +6,63 @@ use crate::data::{Dataset, Sample, Sequence};
 use crate::engine::Layout;
 use crate::error::{Error, Kind, Result};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
-/// Summed reference log-probs of every row's sequences, and of KTO's mismatched pairs.
+/// Summed reference log-probs of rows' sequences, and of KTO's mismatched pairs.
 #[derive(Clone, Debug, Default)]
 pub struct References {
-    rows: Vec<Vec<f64>>,
-    pub(super) mismatched: Vec<f64>,
+    rows: BTreeMap<usize, Vec<f64>>,
+    mismatched: BTreeMap<usize, f64>,
 }
 
 impl References {
-    /// Runs the policy as it is now, once over all rows. At step 0 of a run this is the reference: the same graph, kernels
-    /// and padding as the policy's own, so every log-ratio starts at exactly 0.
-    pub fn measure(policy: &mut dyn Policy, samples: &[Sample], with_mismatched: bool, max_tokens: usize) -> Result<Self> {
-        let sequences: Vec<&Sequence> = samples.iter().flat_map(Sample::sequences).collect();
-        let mut totals = totals(policy, &sequences, max_tokens)?.into_iter();
-        let rows = samples.iter().map(|s| totals.by_ref().take(s.sequences().count()).collect()).collect();
-        let mut references = Self { rows, mismatched: Vec::new() };
+    /// Runs the policy as it is now, once over all rows.
+    pub fn measure(policy: &mut dyn Policy, samples: &[Sample], max_tokens: usize) -> Result<Self> {
+        let rows: Vec<usize> = (0..samples.len()).collect();
+        Self::of_rows(policy, samples, &rows, false, max_tokens, &mut |_| {})
+    }
+
+    /// Runs the policy as it is now, once over the chosen rows. At step 0 of a run this is the reference: the same graph,
+    /// kernels and padding as the policy's own, so every log-ratio starts at exactly 0. `progress` is told the number of
+    /// sequences done.
+    pub fn of_rows(
+        policy: &mut dyn Policy,
+        samples: &[Sample],
+        rows: &[usize],
+        with_mismatched: bool,
+        max_tokens: usize,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Self> {
+        let sequences: Vec<&Sequence> = rows.iter().flat_map(|&r| samples[r].sequences()).collect();
+        let mut totals = totals(policy, &sequences, max_tokens, progress)?.into_iter();
+        let own = |&r: &usize| (r, totals.by_ref().take(samples[r].sequences().count()).collect());
+        let mut references = Self { rows: rows.iter().map(own).collect(), mismatched: BTreeMap::new() };
         if with_mismatched {
-            let pairs = (0..samples.len()).map(|i| mismatched(samples, i)).collect::<Result<Vec<_>>>()?;
-            references.mismatched = self::totals(policy, &pairs.iter().collect::<Vec<_>>(), max_tokens)?;
+            let pairs = rows.iter().map(|&r| mismatched(samples, r)).collect::<Result<Vec<_>>>()?;
+            let mut after = |done| progress(sequences.len() + done);
+            let sums = self::totals(policy, &pairs.iter().collect::<Vec<_>>(), max_tokens, &mut after)?;
+            references.mismatched = rows.iter().copied().zip(sums).collect();
         }
         Ok(references)
     }
 
     /// The sums of a row's sequences.
     pub(super) fn of(&self, row: usize) -> Result<&[f64]> {
-        let found = self.rows.get(row).map(Vec::as_slice);
-        found.ok_or_else(|| Error::new(Kind::Internal, format!("row {row} has no reference log-probs")))
+        self.rows.get(&row).map(Vec::as_slice).ok_or_else(|| unmeasured(row))
+    }
+
+    /// The sum of a row's mismatched pair.
+    pub(super) fn of_mismatched(&self, row: usize) -> Result<f64> {
+        self.mismatched.get(&row).copied().ok_or_else(|| unmeasured(row))
     }
 }
 
+fn unmeasured(row: usize) -> Error {
+    Error::new(Kind::Internal, format!("row {row} has no reference log-probs"))
+}
+
 /// Splits sequences into runs whose padded length stays within `max_tokens`; a longer one goes alone.
-pub(super) fn packs<'a, 'b>(sequences: &'b [&'a Sequence], max_tokens: usize) -> Vec<&'b [&'a Sequence]> {
+fn packs<'a, 'b>(sequences: &'b [&'a Sequence], max_tokens: usize) -> Vec<&'b [&'a Sequence]> {
     let mut packs = Vec::new();
     let (mut start, mut used) = (0, 0);
     for (i, sequence) in sequences.iter().enumerate() {
@@ -54,10 +79,17 @@ pub(super) fn packs<'a, 'b>(sequences: &'b [&'a Sequence], max_tokens: usize) ->
     packs
 }
 
-fn totals(policy: &mut dyn Policy, sequences: &[&Sequence], max_tokens: usize) -> Result<Vec<f64>> {
+/// Summed log-probs of sequences, packed; `progress` is told the number done.
+pub(super) fn totals(
+    policy: &mut dyn Policy,
+    sequences: &[&Sequence],
+    max_tokens: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<f64>> {
     let mut sums = Vec::with_capacity(sequences.len());
     for pack in packs(sequences, max_tokens) {
         sums.extend(policy.log_probs(pack)?.iter().map(|l| total(l)));
+        progress(sums.len());
     }
     Ok(sums)
 }
@@ -99,9 +131,8 @@ pub struct EvalReport {
     pub reward_rejected: Option<f64>,
 }
 
-/// Measures a policy; rewards against `reference` where there is one.
-pub fn evaluate(policy: &mut dyn Policy, data: &Dataset, reference: Option<&References>, beta: f64, max_tokens: usize) -> Result<EvalReport> {
-    let now = References::measure(policy, &data.samples, false, max_tokens)?;
+/// What `now`, measured over all rows of `data`, amounts to; rewards against `reference` where there is one.
+pub fn evaluate(data: &Dataset, now: &References, reference: Option<&References>, beta: f64) -> Result<EvalReport> {
     let mut report = EvalReport { n_rows: data.samples.len(), ..EvalReport::default() };
     // Sums and counts: wanted, unwanted.
     let (mut nll, mut logps, mut rewards, mut n) = (0.0, [0.0; 2], [0.0; 2], [0usize; 2]);

@@ -1,14 +1,14 @@
 //! The loop over optimizer steps.
 
 use super::config::{Method, TrainConfig};
-use super::evaluate::{packs, References};
-use super::objective::{baseline, mismatched, n_loss_tokens, row_loss, total, StepUnits, Tally};
+use super::evaluate::{totals, References};
+use super::objective::{baseline, mismatched, n_loss_tokens, row_loss, StepUnits, Tally};
 use super::policy::Policy;
 use crate::data::{order, Dataset, Sequence};
 use crate::engine::Layout;
 use crate::error::{Error, Kind, Result};
 use crate::optim::{clip_factor, global_norm, AdamW, Schedule};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// What one optimizer step did; keys are TRL's.
@@ -30,12 +30,16 @@ pub struct StepReport {
     pub num_tokens: usize,
     /// Method-specific means, such as `rewards/margins`.
     pub metrics: BTreeMap<&'static str, f64>,
-    /// Seconds since training began, the reference pass included.
+    /// Seconds that the step took.
+    pub step_seconds: f64,
+    /// Seconds since the run began, the reference pass included.
     pub seconds: f64,
 }
 
 /// Watches a run.
 pub trait Observer {
+    /// Called while the reference is measured: sequences done, and all of them.
+    fn on_reference(&mut self, _done: usize, _n_sequences: usize) {}
     /// Called after every step; false ends the run.
     fn on_step(&mut self, report: &StepReport) -> Result<bool>;
 }
@@ -59,19 +63,37 @@ impl std::fmt::Debug for Trainer<'_> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Prepares a run: measures the reference where the method has one.
-    pub fn new(config: &'a TrainConfig, data: &'a Dataset, policy: &mut dyn Policy) -> Result<Self> {
+    /// Prepares a run: measures the reference where the method has one, on the rows that the run will see.
+    pub fn new(
+        config: &'a TrainConfig,
+        data: &'a Dataset,
+        policy: &mut dyn Policy,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
         if data.samples.is_empty() {
             return Err(Error::new(Kind::Data, "no rows to train on"));
         }
-        let started = Instant::now();
-        let references = match config.method {
-            Method::Sft => References::default(),
-            method => References::measure(policy, &data.samples, method == Method::Kto, config.micro_batch_tokens)?,
-        };
         let n_steps = config.n_steps(data.samples.len());
         let adam = AdamW::new(config.adamw(), policy.lengths().into_iter());
-        Ok(Self { config, data, references, adam, schedule: config.schedule(n_steps), n_steps, num_tokens: 0, started })
+        let (references, schedule) = (References::default(), config.schedule(n_steps));
+        let mut trainer =
+            Self { config, data, references, adam, schedule, n_steps, num_tokens: 0, started: Instant::now() };
+        if config.method != Method::Sft {
+            trainer.references = trainer.reference(policy, observer)?;
+        }
+        Ok(trainer)
+    }
+
+    fn reference(&self, policy: &mut dyn Policy, observer: &mut dyn Observer) -> Result<References> {
+        let samples = &self.data.samples;
+        let per_epoch = samples.len().div_ceil(self.config.rows_per_step());
+        let seen: BTreeSet<usize> = (0..self.n_steps.min(per_epoch)).flat_map(|step| self.rows(step)).collect();
+        let rows: Vec<usize> = seen.into_iter().collect();
+        let with_mismatched = self.config.method == Method::Kto;
+        let own: usize = rows.iter().map(|&r| samples[r].sequences().count()).sum();
+        let n_sequences = own + if with_mismatched { rows.len() } else { 0 };
+        let mut progress = |done| observer.on_reference(done, n_sequences);
+        References::of_rows(policy, samples, &rows, with_mismatched, self.config.micro_batch_tokens, &mut progress)
     }
 
     /// Steps of the run.
@@ -101,6 +123,7 @@ impl<'a> Trainer<'a> {
 
     /// One optimizer step, from 0.
     pub fn step(&mut self, policy: &mut dyn Policy, step: usize) -> Result<StepReport> {
+        let begun = Instant::now();
         let rows = self.rows(step);
         let samples = &self.data.samples;
         let units = StepUnits {
@@ -135,7 +158,8 @@ impl<'a> Trainer<'a> {
             let (values, gradient) = policy.tensor(i);
             self.adam.update(i, values, gradient, factor, learning_rate);
         }
-        Ok(self.report(step, &tally, grad_norm, learning_rate))
+        let step_seconds = begun.elapsed().as_secs_f64();
+        Ok(StepReport { step_seconds, ..self.report(step, &tally, grad_norm, learning_rate) })
     }
 
     /// Rows in runs that fit one forward, none larger than a batch.
@@ -161,11 +185,9 @@ impl<'a> Trainer<'a> {
             return Ok(0.0);
         }
         let pairs = rows.iter().map(|&r| mismatched(&self.data.samples, r)).collect::<Result<Vec<_>>>()?;
-        let mut sums = Vec::with_capacity(rows.len());
-        for pack in packs(&pairs.iter().collect::<Vec<_>>(), self.config.micro_batch_tokens) {
-            sums.extend(policy.log_probs(pack)?.iter().map(|l| total(l)));
-        }
-        let reference: Vec<f64> = rows.iter().map(|&r| self.references.mismatched[r]).collect();
+        let pairs: Vec<&Sequence> = pairs.iter().collect();
+        let sums = totals(policy, &pairs, self.config.micro_batch_tokens, &mut |_| {})?;
+        let reference = rows.iter().map(|&r| self.references.of_mismatched(r)).collect::<Result<Vec<_>>>()?;
         Ok(baseline(&sums, &reference))
     }
 
@@ -205,6 +227,7 @@ impl<'a> Trainer<'a> {
             learning_rate,
             num_tokens: self.num_tokens,
             metrics,
+            step_seconds: 0.0,
             seconds: self.started.elapsed().as_secs_f64(),
         }
     }
