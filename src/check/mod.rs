@@ -8,6 +8,7 @@ mod runtime_form;
 mod training_form;
 
 use crate::autodiff::unsupported;
+use crate::engine::Form;
 use crate::error::{Error, Kind, Result};
 use crate::runtime::Model;
 use crate::trace::{trace, Trace};
@@ -54,10 +55,10 @@ pub struct Report {
     pub trainable: Vec<String>,
 }
 
-/// Runs both parts.
-pub fn check(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize) -> Result<Report> {
+/// Runs both parts; `form` is the one that training would use.
+pub fn check(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize, form: Form) -> Result<Report> {
     let runtime_form = runtime_form::compare(model, trace, n_threads)?;
-    let training_form = training_form::compare(model, trace, n_threads)?;
+    let training_form = training_form::compare(model, trace, n_threads, form)?;
     let linears = trace.linears();
     let products: Vec<_> = linears.values().flatten().copied().collect();
     Ok(Report {
@@ -72,9 +73,9 @@ pub fn check(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize) -> Result
 }
 
 /// Traces a model and refuses it unless the check passes.
-pub fn checked_trace(model: &Arc<Model>, n_threads: usize) -> Result<(Arc<Trace>, Report)> {
+pub fn checked_trace(model: &Arc<Model>, n_threads: usize, form: Form) -> Result<(Arc<Trace>, Report)> {
     let trace = Arc::new(trace(model)?);
-    let report = check(model, &trace, n_threads)?;
+    let report = check(model, &trace, n_threads, form)?;
     if report.ok {
         return Ok((trace, report));
     }

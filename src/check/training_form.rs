@@ -9,9 +9,9 @@ use crate::trace::Trace;
 use std::sync::Arc;
 
 /// Compares both forms on two packed sequences and, where there is a window, past it.
-pub(super) fn compare(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize) -> Result<TrainingForm> {
+pub(super) fn compare(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize, form: Form) -> Result<TrainingForm> {
     let mut runtime = Engine::with_form(model, trace, Vec::new(), n_threads, Form::Runtime)?;
-    let mut training = Engine::with_form(model, trace, Vec::new(), n_threads, Form::Training)?;
+    let mut training = Engine::with_form(model, trace, Vec::new(), n_threads, form)?;
     let first = if model.n_swa() > 0 { (model.n_swa() + 9).min(1100) } else { 50 };
     let sequences = [probe_tokens(model, first, 4), probe_tokens(model, 70, 5)];
     let layout = Layout::new(sequences.iter().map(Vec::as_slice))?;

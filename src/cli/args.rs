@@ -111,6 +111,9 @@ pub(super) struct TrainArgs {
     /// Seed of factors and order [default: 0]
     #[arg(short = 's', long)]
     pub(super) seed: Option<u64>,
+    /// Numbers that products with weights are formed in: auto, f32 or bf16 [default: auto, bf16 where it is faster]
+    #[arg(long)]
+    pub(super) precision: Option<String>,
     /// Held-out rows, measured before and after training
     #[arg(long)]
     pub(super) eval_data: Option<PathBuf>,
@@ -141,6 +144,9 @@ pub(super) struct EvalArgs {
     /// Longer rows are dropped and counted, in tokens
     #[arg(long, default_value_t = 1024)]
     pub(super) max_length: usize,
+    /// Numbers that products with weights are formed in: auto, f32 or bf16
+    #[arg(long, default_value = "auto")]
+    pub(super) precision: String,
     /// One line of JSON on stdout
     #[arg(long)]
     pub(super) json: bool,

@@ -5,12 +5,13 @@ use super::{open_model, Printer};
 use crate::check::{check, Report};
 use crate::error::{Error, Kind, Result};
 use crate::trace::trace;
+use crate::train::Precision;
 use std::sync::Arc;
 
 /// Runs the command.
 pub(super) fn run(args: &CheckArgs, printer: &mut Printer) -> Result<u8> {
     let (model, _file) = open_model(&args.model)?;
-    let report = trace(&model).and_then(|t| check(&model, &Arc::new(t), args.threads.count()));
+    let report = trace(&model).and_then(|t| check(&model, &Arc::new(t), args.threads.count(), Precision::Auto.form()));
     let report = match report {
         Ok(report) => report,
         Err(error) => {

@@ -7,7 +7,7 @@ use crate::check::checked_trace;
 use crate::engine::{Delta, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::gguf;
-use crate::train::{evaluate, References, TrainConfig};
+use crate::train::{evaluate, Precision, References, TrainConfig};
 
 /// Runs the command.
 pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
@@ -21,11 +21,11 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
         }
     };
     let data = dataset::load(&args.data, &model, None, args.max_length)?;
-    let threads = args.threads.count();
-    let (trace, _) = checked_trace(&model, threads)?;
+    let (threads, form) = (args.threads.count(), Precision::from_name(&args.precision)?.form());
+    let (trace, _) = checked_trace(&model, threads, form)?;
     let max_tokens = TrainConfig::default().micro_batch_tokens;
     // The base is the reference: rewards tell how far the adapter moved.
-    let mut base = Engine::new(&model, &trace, Vec::new(), threads)?;
+    let mut base = Engine::with_form(&model, &trace, Vec::new(), threads, form)?;
     let report = match lora {
         None => {
             let now = References::measure(&mut base, &data.samples, max_tokens)?;
@@ -35,7 +35,7 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
             let references = References::measure(&mut base, &data.samples, max_tokens)?;
             drop(base);
             let delta = Delta { lora, scale: 1.0, trainable: false };
-            let mut adapted = Engine::new(&model, &trace, vec![delta], threads)?;
+            let mut adapted = Engine::with_form(&model, &trace, vec![delta], threads, form)?;
             let now = References::measure(&mut adapted, &data.samples, max_tokens)?;
             evaluate(&data, &now, Some(&references), args.beta)?
         }

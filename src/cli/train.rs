@@ -28,7 +28,7 @@ pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
         Some(path) => Some(dataset::load(path, &model, Some(config.method), config.max_length)?),
         None => None,
     };
-    let (trace, check) = checked_trace(&model, config.threads)?;
+    let (trace, check) = checked_trace(&model, config.threads, config.precision.form())?;
     if let Some(op) = check.unsupported.first() {
         return Err(Error::new(Kind::Unsupported, format!("{}: {op}: no gradient rule for this op", args.model.display())));
     }
@@ -47,7 +47,7 @@ pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
     let run_dir = RunDir::create(&args.output, args.overwrite)?;
     run_dir.write_config(&config)?;
     let delta = Delta { lora, scale: 1.0, trainable: true };
-    let mut engine = Engine::new(&model, &trace, vec![delta], config.threads)?;
+    let mut engine = Engine::with_form(&model, &trace, vec![delta], config.threads, config.precision.form())?;
     let mut metrics = MetricsFile::create(&run_dir.metrics())?;
     let before = held_out.as_ref().map(|h| measure(&mut engine, h, None, &config, 0, &mut metrics)).transpose()?;
     train(&config, &data, &mut engine, &mut metrics, printer)?;
@@ -93,6 +93,7 @@ fn configuration(args: &TrainArgs) -> Result<TrainConfig> {
         beta: args.beta,
         seed: args.seed,
         threads: args.threads.given(),
+        precision: args.precision.clone(),
         eval_data: args.eval_data.clone(),
     })?;
     config.resolve()

@@ -1,5 +1,6 @@
 //! Puts LoRA deltas into a program, in the order of operations of llama.cpp's own `build_lora_mm`.
 
+use super::lower::Form;
 use crate::adapter::Lora;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, Op, Program, Sym, ValueId, ValueKind};
@@ -45,7 +46,9 @@ pub struct Adapted {
 }
 
 /// Copies a traced program and adds the deltas to every product with their weights.
-pub fn adapt(trace: &Trace, deltas: &[Delta]) -> Result<Adapted> {
+///
+/// The runtime scales B·(A·x); training scales A·x, which is as long as the rank and not as the weight has rows.
+pub fn adapt(trace: &Trace, deltas: &[Delta], form: Form) -> Result<Adapted> {
     let source = &trace.program;
     let mut program = Program { weights: source.weights.clone(), architecture: source.architecture.clone(), values: Vec::new() };
     let mut parameters = Vec::new();
@@ -59,7 +62,7 @@ pub fn adapt(trace: &Trace, deltas: &[Delta]) -> Result<Adapted> {
             }
         }
         let new = program.push(value);
-        map.push(adapted(&mut program, source, id, new, &factors));
+        map.push(adapted(&mut program, source, id, new, &factors, form));
     }
     let logits = map[trace.logits.0 as usize];
     Ok(Adapted { program, logits, parameters })
@@ -101,7 +104,14 @@ fn factor_leaves(program: &mut Program, source: &Program, deltas: &[Delta], para
 }
 
 /// The product with its deltas added, or the value as it is.
-fn adapted(program: &mut Program, source: &Program, id: ValueId, new: ValueId, factors: &Factors) -> ValueId {
+fn adapted(
+    program: &mut Program,
+    source: &Program,
+    id: ValueId,
+    new: ValueId,
+    factors: &Factors,
+    form: Form,
+) -> ValueId {
     let value = source.get(id);
     if value.op() != Some(&Op::MulMat) {
         return new;
@@ -111,13 +121,25 @@ fn adapted(program: &mut Program, source: &Program, id: ValueId, new: ValueId, f
     let mut sum = new;
     for &(a, b, scale) in list {
         let h = program.mul_mat(a, x);
-        let ab = program.mul_mat(b, h);
-        let ne = program.get(ab).ne;
-        let mut params = [0; 16];
-        params[0] = scale.to_bits() as i32;
-        // Also for scale 1: the runtime multiplies too, and a scale of 0 must switch the delta off.
-        let scaled = program.node(Op::Scale, Type::F32, ne, &[ab], params);
-        sum = program.add(sum, scaled);
+        let update = match form {
+            Form::Runtime => {
+                let ab = program.mul_mat(b, h);
+                scaled(program, ab, scale)
+            }
+            Form::Training | Form::TrainingBf16 => {
+                let h = scaled(program, h, scale);
+                program.mul_mat(b, h)
+            }
+        };
+        sum = program.add(sum, update);
     }
     sum
+}
+
+/// Also for scale 1: the runtime multiplies too, and a scale of 0 must switch the delta off.
+fn scaled(program: &mut Program, x: ValueId, scale: f32) -> ValueId {
+    let mut params = [0; 16];
+    params[0] = scale.to_bits() as i32;
+    let ne = program.get(x).ne;
+    program.node(Op::Scale, Type::F32, ne, &[x], params)
 }

@@ -1,6 +1,7 @@
 //! From a program to a ggml graph: copies of the runtime's ops, our kernels where the training form wants them.
 
 use super::layout::Layout;
+use super::terms::{self, Matrix};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::ops;
 use crate::ir::{GradOp, Leaf, MaskRule, Op, Program, Sym, Value, ValueId};
@@ -16,6 +17,8 @@ pub enum Form {
     Runtime,
     /// As training does it: softmax in F32, weights dequantised once per product.
     Training,
+    /// The same with products of BF16 numbers, summed in F32.
+    TrainingBf16,
 }
 
 /// The inputs of a batch, placed in a memory.
@@ -138,6 +141,10 @@ pub struct Lowering<'a, 'g> {
     given: &'a HashMap<ValueId, Region>,
     n_tokens: usize,
     has_experts: bool,
+    /// How often each value is read; only for forms that fuse.
+    uses: Vec<u32>,
+    /// Activations that were rounded already.
+    rounded: HashMap<ValueId, Tensor>,
     builder: GraphBuilder<'g>,
     done: HashMap<ValueId, Tensor>,
 }
@@ -168,7 +175,9 @@ impl<'a, 'g> Lowering<'a, 'g> {
         // A router's choice flips on the last bit, so models with experts keep the runtime's own products until experts
         // can be trained.
         let has_experts = program.values.iter().any(|v| matches!(v.op(), Some(Op::Other(name)) if name == "MUL_MAT_ID"));
-        Self { program, weights, names, form, inputs, given, n_tokens, has_experts, builder, done: HashMap::new() }
+        let uses = if form == Form::TrainingBf16 { terms::uses(program) } else { Vec::new() };
+        let (rounded, done) = (HashMap::new(), HashMap::new());
+        Self { program, weights, names, form, inputs, given, n_tokens, has_experts, uses, rounded, builder, done }
     }
 
     /// The tensor of a value, lowering what leads to it.
@@ -264,12 +273,17 @@ impl<'a, 'g> Lowering<'a, 'g> {
 
     fn node(&mut self, id: ValueId, value: &Value) -> Result<Tensor> {
         let Some(op) = value.op() else { return Err(self.refuse(id, "no op")) };
+        if self.form == Form::TrainingBf16 && !self.has_experts {
+            if let Some(tensor) = self.sum_of_products(id, value)? {
+                return Ok(tensor);
+            }
+        }
         match op {
             Op::Grad(GradOp::RopeBack) => return self.copy(id, value, "ROPE_BACK"),
             Op::Grad(op) => return self.gradient(id, value, op),
             Op::Attention if self.form == Form::Runtime => return self.flash_attention(id, value),
             Op::Attention => return self.attention(id, value),
-            Op::MulMat if self.form == Form::Training && !self.has_experts => {
+            Op::MulMat if self.form != Form::Runtime && !self.has_experts => {
                 if let Some(tensor) = self.linear(value)? {
                     return Ok(tensor);
                 }
@@ -391,6 +405,40 @@ impl<'a, 'g> Lowering<'a, 'g> {
         let x = self.tensor(value.src(1))?;
         let ne = self.ne(value);
         self.builder.custom(ne, &[x], ops::linear(info, &data)?).map(Some)
+    }
+
+    /// A value that is a sum of products with matrices whose bytes are at hand.
+    fn sum_of_products(&mut self, id: ValueId, value: &Value) -> Result<Option<Tensor>> {
+        let is_there = |id: ValueId| self.given.contains_key(&id) || self.done.contains_key(&id);
+        let Some(terms) = terms::terms(self.program, &self.uses, &is_there, id) else { return Ok(None) };
+        let (mut sources, mut specs) = (Vec::new(), Vec::with_capacity(terms.len()));
+        for term in &terms {
+            let matrix = match term.matrix {
+                Matrix::Weight(w) => match &self.weights[w.0 as usize] {
+                    Some(data) => ops::frozen(self.program.weight(w), data)?,
+                    None => return Ok(None),
+                },
+                Matrix::Factor(factor) => {
+                    sources.push(self.tensor(factor)?);
+                    ops::TermMatrix::Source(sources.len() - 1)
+                }
+            };
+            sources.push(self.rounded(term.rows)?);
+            specs.push(ops::TermSpec { matrix, side: term.side, rows: sources.len() - 1 });
+        }
+        let ne = self.ne(value);
+        self.builder.custom(ne, &sources, ops::sum_of_products(specs)).map(Some)
+    }
+
+    fn rounded(&mut self, id: ValueId) -> Result<Tensor> {
+        if let Some(&tensor) = self.rounded.get(&id) {
+            return Ok(tensor);
+        }
+        let x = self.tensor(id)?;
+        let [n, rows @ ..] = self.builder.ne(x);
+        let tensor = self.builder.custom([(n + 1) / 2, rows[0], rows[1], rows[2]], &[x], ops::rounded())?;
+        self.rounded.insert(id, tensor);
+        Ok(tensor)
     }
 
     fn gradient(&mut self, id: ValueId, value: &Value, op: &GradOp) -> Result<Tensor> {

@@ -9,6 +9,7 @@ mod layout;
 mod lower;
 mod plan;
 mod session;
+mod terms;
 
 pub use adapt::{adapt, Adapted, Delta, Parameter};
 pub use layout::{Layout, Span, SEQUENCE_ALIGNMENT};

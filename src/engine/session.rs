@@ -63,7 +63,7 @@ impl Engine {
 
     /// Prepares a session in either form; only the training form has gradients.
     pub fn with_form(model: &Arc<Model>, trace: &Arc<Trace>, deltas: Vec<Delta>, n_threads: usize, form: Form) -> Result<Self> {
-        let mut adapted = adapt(trace, &deltas)?;
+        let mut adapted = adapt(trace, &deltas, form)?;
         let products: Vec<_> = adapted.parameters.iter().filter(|p| p.trainable).map(|p| p.value).collect();
         if let Some(first) = crate::autodiff::unsupported(&adapted.program, adapted.logits, &products).first() {
             return Err(Error::new(Kind::Unsupported, format!("{first}: no gradient rule for this op")));

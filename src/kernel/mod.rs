@@ -5,6 +5,9 @@
 
 #[cfg(test)]
 mod bench;
+mod bf16;
+mod decode;
+mod product_bf16;
 mod product_f32;
 #[cfg(test)]
 mod reference;
@@ -15,6 +18,10 @@ pub mod rows;
 mod simd;
 mod weight;
 
+pub use bf16::is_fast as has_fast_bf16;
+pub use product_bf16::Side;
+pub(crate) use bf16::round_row;
+pub(crate) use product_bf16::{scratch_floats as sum_scratch_floats, sum_of_products, Term};
 pub use product_f32::{forward, scratch_floats, transposed};
 pub use split::Share;
 pub use weight::{Rows, RowsMut, ToFloat, Weight};

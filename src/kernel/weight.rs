@@ -4,6 +4,7 @@ use std::ffi::c_void;
 
 use quant::Type;
 
+use super::decode::decoder;
 use crate::error::{Error, Kind, Result};
 
 /// ggml's row decoder (`ggml_get_type_traits(type)->to_float`): `n` elements, a multiple of the block length.
@@ -107,6 +108,11 @@ impl Weight {
     /// `row < n_out`, `column + n <= n_in`, both multiples of the block length; `dst` holds `n` floats.
     pub(super) unsafe fn decode(&self, row: usize, column: usize, n: usize, dst: *mut f32) {
         let src = self.bytes(row, column);
+        if let Some(decode) = decoder(self.ty) {
+            let bytes = n / self.block_len() * self.ty.block_bytes();
+            // SAFETY: as above: whole blocks of this row, and `n` floats at `dst`.
+            return unsafe { decode(std::slice::from_raw_parts(src, bytes), std::slice::from_raw_parts_mut(dst, n)) };
+        }
         match self.to_float {
             // SAFETY: the caller keeps to the shape that `new` was given; the decoder reads whole blocks of this row.
             Some(to_float) if self.ty != Type::F32 => unsafe { to_float(src.cast(), dst, n as i64) },

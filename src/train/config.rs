@@ -1,6 +1,8 @@
 //! Everything that decides a run, with its defaults in one place.
 
+use crate::engine::Form;
 use crate::error::{Error, Kind, Result};
+use crate::kernel::has_fast_bf16;
 use crate::optim::{AdamWParams, Schedule, ScheduleKind};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -33,6 +35,44 @@ impl Method {
             Method::Sft => 2e-4,
             Method::Dpo => 1e-4,
             Method::Kto => 1e-4,
+        }
+    }
+}
+
+/// In which numbers products with weights are formed. Sums are in F32 either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// BF16 where the CPU multiplies it faster, F32 elsewhere.
+    Auto,
+    /// F32.
+    F32,
+    /// BF16: weights and activations are rounded before they are multiplied.
+    Bf16,
+}
+
+impl Precision {
+    /// Reads its name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        let known = [("auto", Precision::Auto), ("f32", Precision::F32), ("bf16", Precision::Bf16)];
+        let found = known.into_iter().find(|(n, _)| *n == name.to_ascii_lowercase());
+        found.map(|(_, p)| p).ok_or_else(|| bad("precision", &format!("{name} is none of auto, f32, bf16")))
+    }
+
+    /// What it comes to on this CPU: never `Auto`.
+    pub fn resolve(self) -> Self {
+        match self {
+            Precision::Auto if has_fast_bf16() => Precision::Bf16,
+            Precision::Auto => Precision::F32,
+            given => given,
+        }
+    }
+
+    /// The engine's form.
+    pub fn form(self) -> Form {
+        match self.resolve() {
+            Precision::Bf16 => Form::TrainingBf16,
+            Precision::F32 | Precision::Auto => Form::Training,
         }
     }
 }
@@ -87,6 +127,8 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Threads; 0 means the number of cores.
     pub threads: usize,
+    /// auto, f32 or bf16; a resolved configuration never says auto.
+    pub precision: Precision,
     /// Held-out rows.
     pub eval_data: Option<PathBuf>,
 }
@@ -117,6 +159,7 @@ impl Default for TrainConfig {
             adam_epsilon: 1e-8,
             seed: 0,
             threads: 0,
+            precision: Precision::Auto,
             eval_data: None,
         }
     }
@@ -139,6 +182,7 @@ pub struct TrainOverrides {
     pub beta: Option<f64>,
     pub seed: Option<u64>,
     pub threads: Option<usize>,
+    pub precision: Option<String>,
     pub eval_data: Option<PathBuf>,
 }
 
@@ -164,6 +208,9 @@ impl TrainConfig {
             ($($field:ident),+) => { $( if let Some(value) = flags.$field { self.$field = value; } )+ };
         }
         take!(lora_rank, lora_alpha, lora_targets, learning_rate, batch_size, grad_accum, max_length, beta, seed, threads);
+        if let Some(name) = flags.precision {
+            self.precision = Precision::from_name(&name)?;
+        }
         if let Some(epochs) = flags.epochs {
             (self.epochs, self.max_steps) = (epochs, 0);
         }
@@ -195,6 +242,7 @@ impl TrainConfig {
         if self.threads > 1024 {
             return Err(bad("threads", &format!("{} is more than 1024", self.threads)));
         }
+        self.precision = self.precision.resolve();
         if self.learning_rate == 0.0 {
             self.learning_rate = self.method.learning_rate();
         }

@@ -7,7 +7,9 @@ mod rows;
 
 pub use attention::{attention, attention_back, AttentionSpec};
 pub use gradient::gradient;
-pub use linear::{linear, linear_back, product, product_back};
+pub use linear::{
+    frozen, linear, linear_back, product, product_back, rounded, sum_of_products, TermMatrix, TermSpec,
+};
 pub use rows::per_row;
 
 use crate::error::{Error, Kind, Result};
