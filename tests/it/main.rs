@@ -1,3 +1,5 @@
 //! One test binary: each linked llama.cpp costs seconds.
 
+mod adapter;
+mod real_model;
 mod tiny;
