@@ -132,6 +132,7 @@ impl Random {
 }
 
 /// One product: a weight, activations for both directions, and a previous output.
+#[derive(Clone)]
 pub(super) struct Case {
     pub(super) ty: Type,
     pub(super) n_in: usize,
