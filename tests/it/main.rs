@@ -5,3 +5,4 @@ mod bench;
 mod golden;
 mod real_model;
 mod tiny;
+mod trainer;
