@@ -272,7 +272,8 @@ mod tests {
     #[test]
     fn a_token_keeps_its_bits_whatever_its_neighbours() {
         // Factors of small rank, panels that end in a few rows, sums longer than a stretch.
-        let shapes = [(64, 1), (64, 3), (64, 4), (768, 4), (576, 16), (1536, 16), (16, 576), (4, 96), (1536, 576), (2048, 160)];
+        let shapes =
+            [(64, 1), (64, 3), (64, 4), (768, 4), (576, 16), (1536, 16), (16, 576), (4, 96), (1536, 576), (2048, 160)];
         for ((n_in, n_out), ty) in shapes.into_iter().flat_map(|shape| [Type::F32, Type::Q8_0].map(|ty| (shape, ty))) {
             if n_in % ty.block_len() != 0 {
                 continue;

@@ -87,6 +87,7 @@ mod tests {
             let (mh, vh) = (m / (1.0 - 0.9f64.powi(t)), v / (1.0 - 0.999f64.powi(t)));
             y -= 0.1 * (mh / (vh.sqrt() + 1e-8) + 0.01 * y);
         }
-        assert!((f64::from(x[0]) - y).abs() < 1e-5, "{} {y}", x[0]);
+        // Ten roundings of a number near 1; a constant formed in F32 costs 5e-6.
+        assert!((f64::from(x[0]) - y).abs() < 1e-6, "{} {y}", x[0]);
     }
 }

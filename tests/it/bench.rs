@@ -87,7 +87,8 @@ impl Bench {
 impl Run {
     /// Bits of everything that a run may not leave to chance.
     pub(crate) fn bits(&self) -> (Vec<u64>, Vec<u32>) {
-        let measures = self.reports.iter().flat_map(|r| [r.loss, r.grad_norm].into_iter().chain(r.metrics.values().copied()));
+        let measures =
+            self.reports.iter().flat_map(|r| [r.loss, r.grad_norm].into_iter().chain(r.metrics.values().copied()));
         let factors = named(&self.lora).into_iter().flat_map(|(_, values)| values.iter().map(|v| v.to_bits()));
         (measures.map(f64::to_bits).collect(), factors.collect())
     }

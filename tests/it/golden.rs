@@ -46,7 +46,14 @@ struct Case {
 
 /// Learning rates are far above the defaults, so that ten steps lead far enough for an error to show.
 fn cases() -> [Case; 4] {
-    let base = TrainConfig { batch_size: 4, grad_accum: 2, max_steps: N_STEPS, seed: SEED, threads: 1, ..TrainConfig::default() };
+    let base = TrainConfig {
+        batch_size: 4,
+        grad_accum: 2,
+        max_steps: N_STEPS,
+        seed: SEED,
+        threads: 1,
+        ..TrainConfig::default()
+    };
     let case = |name, start, config: TrainConfig| Case { name, start, config: config.resolve().unwrap() };
     let base = |method, learning_rate| TrainConfig { method, learning_rate, ..base.clone() };
     [
@@ -63,7 +70,8 @@ fn cases() -> [Case; 4] {
 
 /// The rows of every step, from the order alone.
 fn steps(config: &TrainConfig) -> Vec<Vec<u32>> {
-    let epoch = |e: u64| order(ROWS as u32, SEED, e).chunks(config.rows_per_step()).map(<[u32]>::to_vec).collect::<Vec<_>>();
+    let epoch =
+        |e: u64| order(ROWS as u32, SEED, e).chunks(config.rows_per_step()).map(<[u32]>::to_vec).collect::<Vec<_>>();
     (0..).flat_map(epoch).take(N_STEPS).collect()
 }
 

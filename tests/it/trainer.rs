@@ -9,7 +9,15 @@ use quant::Type;
 const METHODS: [Method; 3] = [Method::Sft, Method::Dpo, Method::Kto];
 
 fn config(method: Method, batch_size: usize, grad_accum: usize) -> TrainConfig {
-    let config = TrainConfig { method, batch_size, grad_accum, learning_rate: 2e-3, seed: 5, threads: 1, ..TrainConfig::default() };
+    let config = TrainConfig {
+        method,
+        batch_size,
+        grad_accum,
+        learning_rate: 2e-3,
+        seed: 5,
+        threads: 1,
+        ..TrainConfig::default()
+    };
     TrainConfig { max_steps: 4, ..config }.resolve().unwrap()
 }
 
