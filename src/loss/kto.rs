@@ -2,8 +2,8 @@
 //!
 //! s = ln π(y|x) − ln π_ref(y|x); desirable: λ_D·(1 − σ(β(s − KL))); undesirable: λ_U·(1 − σ(β(KL − s))).
 //!
-//! KL is an estimate of KL(π‖π_ref) from mismatched pairs: the prompt of row i with the completion of row i+1 of the data
-//! file (the last row takes the first), fixed for the run. It is the mean of their log-ratios over the optimizer step, at
+//! KL is an estimate of KL(π‖π_ref) from mismatched pairs: the prompt of row i with the completion of the next row that comes
+//! from another line of the data file (the last row takes the first), fixed for the run. It is the mean of their log-ratios over the optimizer step, at
 //! least 0, and no gradient flows through it. Since a mismatched pair does not need a second row of the same batch, every
 //! batch size works.
 

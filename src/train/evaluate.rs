@@ -19,17 +19,18 @@ impl References {
     /// Runs the policy as it is now, once over all rows.
     pub fn measure(policy: &mut dyn Policy, samples: &[Sample], max_tokens: usize) -> Result<Self> {
         let rows: Vec<usize> = (0..samples.len()).collect();
-        Self::of_rows(policy, samples, &rows, false, max_tokens, &mut |_| {})
+        Self::of_rows(policy, samples, &rows, None, max_tokens, &mut |_| {})
     }
 
     /// Runs the policy as it is now, once over the chosen rows. At step 0 of a run this is the reference: the same graph,
-    /// kernels and padding as the policy's own, so every log-ratio starts at exactly 0. `progress` is told the number of
+    /// kernels and padding as the policy's own, so every log-ratio starts at exactly 0. With
+    /// `mismatched_max_length` also the rows' mismatched pairs, cut to that length. `progress` is told the number of
     /// sequences done.
     pub fn of_rows(
         policy: &mut dyn Policy,
         samples: &[Sample],
         rows: &[usize],
-        with_mismatched: bool,
+        mismatched_max_length: Option<usize>,
         max_tokens: usize,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
@@ -37,8 +38,8 @@ impl References {
         let mut totals = totals(policy, &sequences, max_tokens, progress)?.into_iter();
         let own = |&r: &usize| (r, totals.by_ref().take(samples[r].sequences().count()).collect());
         let mut references = Self { rows: rows.iter().map(own).collect(), mismatched: BTreeMap::new() };
-        if with_mismatched {
-            let pairs = rows.iter().map(|&r| mismatched(samples, r)).collect::<Result<Vec<_>>>()?;
+        if let Some(max_length) = mismatched_max_length {
+            let pairs = rows.iter().map(|&r| mismatched(samples, r, max_length)).collect::<Result<Vec<_>>>()?;
             let mut after = |done| progress(sequences.len() + done);
             let sums = self::totals(policy, &pairs.iter().collect::<Vec<_>>(), max_tokens, &mut after)?;
             references.mismatched = rows.iter().copied().zip(sums).collect();

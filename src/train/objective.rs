@@ -43,13 +43,17 @@ pub(super) fn n_loss_tokens(sample: &Sample) -> usize {
     sample.sequences().map(|s| s.tokens.len() - s.prompt_len).sum()
 }
 
-/// Row `i`'s prompt with the completion of the next row (KTO's mismatched pair).
-pub(super) fn mismatched(samples: &[Sample], i: usize) -> Result<Sequence> {
-    let (Some(own), Some(next)) = (samples[i].sequences().next(), samples[(i + 1) % samples.len()].sequences().next()) else {
+/// Row `i`'s prompt with the completion of the next row that comes from another line of the file: the two answers of a pair
+/// have one prompt, so neither is a mismatch for the other. Cut to `max_length` tokens (KTO's mismatched pair).
+pub(super) fn mismatched(samples: &[Sample], i: usize, max_length: usize) -> Result<Sequence> {
+    let n = samples.len();
+    let other = (1..n).map(|k| (i + k) % n).find(|&j| samples[j].line() != samples[i].line()).unwrap_or((i + 1) % n);
+    let (Some(own), Some(next)) = (samples[i].sequences().next(), samples[other].sequences().next()) else {
         return Err(Error::new(Kind::Internal, "a row without a sequence"));
     };
     let mut tokens = own.tokens[..own.prompt_len].to_vec();
     tokens.extend_from_slice(&next.tokens[next.prompt_len..]);
+    tokens.truncate(max_length.max(own.prompt_len + 1));
     Ok(Sequence { tokens, prompt_len: own.prompt_len })
 }
 

@@ -89,11 +89,11 @@ impl<'a> Trainer<'a> {
         let per_epoch = samples.len().div_ceil(self.config.rows_per_step());
         let seen: BTreeSet<usize> = (0..self.n_steps.min(per_epoch)).flat_map(|step| self.rows(step)).collect();
         let rows: Vec<usize> = seen.into_iter().collect();
-        let with_mismatched = self.config.method == Method::Kto;
+        let mismatched_length = (self.config.method == Method::Kto).then_some(self.config.max_length);
         let own: usize = rows.iter().map(|&r| samples[r].sequences().count()).sum();
-        let n_sequences = own + if with_mismatched { rows.len() } else { 0 };
+        let n_sequences = own + mismatched_length.map_or(0, |_| rows.len());
         let mut progress = |done| observer.on_reference(done, n_sequences);
-        References::of_rows(policy, samples, &rows, with_mismatched, self.config.micro_batch_tokens, &mut progress)
+        References::of_rows(policy, samples, &rows, mismatched_length, self.config.micro_batch_tokens, &mut progress)
     }
 
     /// Steps of the run.
@@ -184,7 +184,8 @@ impl<'a> Trainer<'a> {
         if self.config.method != Method::Kto {
             return Ok(0.0);
         }
-        let pairs = rows.iter().map(|&r| mismatched(&self.data.samples, r)).collect::<Result<Vec<_>>>()?;
+        let pair = |&r: &usize| mismatched(&self.data.samples, r, self.config.max_length);
+        let pairs = rows.iter().map(pair).collect::<Result<Vec<_>>>()?;
         let pairs: Vec<&Sequence> = pairs.iter().collect();
         let sums = totals(policy, &pairs, self.config.micro_batch_tokens, &mut |_| {})?;
         let reference = rows.iter().map(|&r| self.references.of_mismatched(r)).collect::<Result<Vec<_>>>()?;

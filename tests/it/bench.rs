@@ -78,8 +78,9 @@ impl Bench {
     /// Trains from `lora` to the end.
     pub(crate) fn train(&self, config: &TrainConfig, data: &Dataset, lora: Lora) -> Run {
         let mut engine = self.engine(lora);
-        let mut reports = Reports(Vec::new());
-        Trainer::new(config, data, &mut engine).unwrap().run(&mut engine, &mut reports).unwrap();
+        let mut reports = Reports::default();
+        let mut trainer = Trainer::new(config, data, &mut engine, &mut reports).unwrap();
+        trainer.run(&mut engine, &mut reports).unwrap();
         Run { reports: reports.0, lora: engine.deltas().remove(0).lora }
     }
 }
@@ -107,7 +108,8 @@ pub(crate) fn norm(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
 }
 
-struct Reports(Vec<StepReport>);
+#[derive(Default)]
+pub(crate) struct Reports(Vec<StepReport>);
 
 impl Observer for Reports {
     fn on_step(&mut self, report: &StepReport) -> Result<bool> {

@@ -1,6 +1,6 @@
 //! What a run must keep to, whatever its rows: splitting, the reference, repetition, limits, numbers that are none.
 
-use crate::bench::{named, norm, rows, Bench};
+use crate::bench::{named, norm, rows, Bench, Reports};
 use llama_align::data::{Dataset, Sample, Sequence};
 use llama_align::error::{Kind, Result};
 use llama_align::train::{Method, Observer, Policy, StepReport, TrainConfig, Trainer};
@@ -54,7 +54,7 @@ fn the_reference_is_the_policy_of_step_zero_to_the_bit() {
             for method in [Method::Dpo, Method::Kto] {
                 let config = TrainConfig { micro_batch_tokens, ..config(method, batch_size, grad_accum) };
                 let (data, mut engine) = (rows(method), bench.engine(bench.warm(5)));
-                let first = Trainer::new(&config, &data, &mut engine).unwrap().step(&mut engine, 0).unwrap();
+                let first = Trainer::new(&config, &data, &mut engine, &mut Reports::default()).unwrap().step(&mut engine, 0).unwrap();
                 let what = format!("{} {method:?} {batch_size}x{grad_accum}, {micro_batch_tokens}", weights.name());
                 for key in ["rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "kl"] {
                     assert_eq!(first.metrics.get(key).copied().unwrap_or(0.0), 0.0, "{what}: {key}");
@@ -98,7 +98,7 @@ fn prompt_tokens_have_no_loss() {
         prompts.extend(prompt.iter().map(|&l| f64::from(l)));
         answers.extend(answer.iter().map(|&l| f64::from(l)));
     }
-    let found = Trainer::new(&config, &data, &mut engine).unwrap().step(&mut engine, 0).unwrap().loss;
+    let found = Trainer::new(&config, &data, &mut engine, &mut Reports::default()).unwrap().step(&mut engine, 0).unwrap().loss;
     let wanted = -answers.iter().sum::<f64>() / answers.len() as f64;
     assert!((found / wanted - 1.0).abs() < 1e-12, "{found}, expected {wanted}");
     let with_prompts = wanted * answers.len() as f64 - prompts.iter().sum::<f64>();
@@ -172,7 +172,7 @@ fn n_steps(config: &TrainConfig, patience: usize) -> (usize, usize) {
     let data = rows(config.method);
     let mut until = Until(patience, None);
     let mut stub = Stub::default();
-    Trainer::new(config, &data, &mut stub).unwrap().run(&mut stub, &mut until).unwrap();
+    Trainer::new(config, &data, &mut stub, &mut until).unwrap().run(&mut stub, &mut until).unwrap();
     let last = until.1.unwrap();
     assert_eq!(stub.n_backward, stub.n_forward);
     (last.step, last.n_steps)
@@ -195,7 +195,7 @@ fn every_row_comes_once_per_epoch() {
     let data = rows(Method::Sft);
     let config = TrainConfig { max_steps: 4, ..config(Method::Sft, 3, 2) };
     let mut stub = Stub::default();
-    let mut trainer = Trainer::new(&config, &data, &mut stub).unwrap();
+    let mut trainer = Trainer::new(&config, &data, &mut stub, &mut Reports::default()).unwrap();
     let tokens: usize = data.samples.iter().flat_map(Sample::sequences).map(|s| s.tokens.len()).sum();
     let seen: Vec<_> = (0..4).map(|k| trainer.step(&mut stub, k).unwrap()).map(|r| (r.epoch, r.num_tokens)).collect();
     assert_eq!((seen[1], seen[3]), ((1.0, tokens), (2.0, 2 * tokens)));
@@ -204,7 +204,7 @@ fn every_row_comes_once_per_epoch() {
 /// The message of a run that a stub spoils, and whether the parameter is what it was before the spoiled step.
 fn spoiled(method: Method, stub: Stub) -> (String, bool) {
     let (data, mut stub, config) = (rows(method), stub, config(method, 2, 4));
-    let mut trainer = Trainer::new(&config, &data, &mut stub).unwrap();
+    let mut trainer = Trainer::new(&config, &data, &mut stub, &mut Reports::default()).unwrap();
     for step in 0..config.max_steps {
         let before = stub.value;
         if let Err(error) = trainer.step(&mut stub, step) {
