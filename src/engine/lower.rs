@@ -274,6 +274,11 @@ impl<'a, 'g> Lowering<'a, 'g> {
                     return Ok(tensor);
                 }
             }
+            Op::Unary(_) | Op::Glu(_) if self.form == Form::Training && !self.has_experts => {
+                if let Some(tensor) = self.tabled(value, op)? {
+                    return Ok(tensor);
+                }
+            }
             _ => {}
         }
         let Some((number, _)) = self.names.of(op) else {
@@ -385,12 +390,41 @@ impl<'a, 'g> Lowering<'a, 'g> {
         let Some(weight) = self.program.as_weight(value.src(0)) else { return Ok(None) };
         let info = self.program.weight(weight);
         if info.ne[2] * info.ne[3] != 1 {
-            return Ok(None);
+            return self.stack(value, info.ty);
         }
         let Some(data) = self.weights[weight.0 as usize] else { return Ok(None) };
         let x = self.tensor(value.src(1))?;
         let ne = self.ne(value);
         self.builder.custom(ne, &[x], ops::linear(info, &data)?).map(Some)
+    }
+
+    /// A product with a stack of weights, one per head, decoded first: ggml would round the activations to the weights'
+    /// precision.
+    fn stack(&mut self, value: &Value, ty: Type) -> Result<Option<Tensor>> {
+        if ty == Type::F32 {
+            return Ok(None);
+        }
+        let mut src = self.sources(value)?;
+        let Some(weight) = src.first().copied().flatten() else { return Ok(None) };
+        let mut cast = self.spec("CPY", Type::F32, self.builder.ne(weight), vec![Some(weight)])?;
+        cast.is_cast = true;
+        src[0] = Some(self.builder.node(&cast)?);
+        let spec = self.spec("MUL_MAT", value.ty, self.ne(value), src)?;
+        self.builder.node(&spec).map(Some)
+    }
+
+    /// A function that ggml's CPU reads from a table of 16-bit floats, computed instead: its gradient is that of the
+    /// function, not of the table.
+    fn tabled(&mut self, value: &Value, op: &Op) -> Result<Option<Tensor>> {
+        let rows_apart = |x: &Value| x.nb[0] == Sym::fixed(4) && (x.is_contiguous() || x.ne[2..] == [Sym::fixed(1); 2]);
+        let sources: Vec<_> = value.sources().iter().flatten().copied().collect();
+        if !sources.iter().all(|&s| self.program.get(s).ty == Type::F32 && rows_apart(self.program.get(s))) {
+            return Ok(None);
+        }
+        let Some(kernel) = ops::tabled(op, value) else { return Ok(None) };
+        let src = sources.into_iter().map(|s| self.tensor(s)).collect::<Result<Vec<_>>>()?;
+        let ne = self.ne(value);
+        self.builder.custom(ne, &src, kernel).map(Some)
     }
 
     fn gradient(&mut self, id: ValueId, value: &Value, op: &GradOp) -> Result<Tensor> {

@@ -4,11 +4,13 @@ mod attention;
 mod gradient;
 mod linear;
 mod rows;
+mod tabled;
 
 pub use attention::{attention, attention_back, AttentionSpec};
 pub use gradient::gradient;
 pub use linear::{linear, linear_back, product, product_back};
 pub use rows::per_row;
+pub use tabled::tabled;
 
 use crate::error::{Error, Kind, Result};
 use crate::runtime::Operand;
