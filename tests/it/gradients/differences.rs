@@ -1,12 +1,9 @@
 //! Central differences of the oracle's loss.
 
 use super::case::Backward;
-use crate::oracle::{log_probs, norm, Array, Oracle, Target};
+use crate::oracle::{log_probs, norm, slope, Array, Oracle, Target};
 use crate::random::Random;
-use llama_align::ir::ValueId;
 
-/// Step along a direction of length 1: truncation and the rounding of f64 are both near 1e-9 of the loss there.
-const STEP: f64 = 1e-5;
 /// Tensors whose directions are tried in a deep model, spread over it.
 const TENSORS_MAX: usize = 16;
 /// Single entries that are tried.
@@ -30,20 +27,6 @@ impl Loss<'_> {
         scored + tapped.sum::<f64>()
     }
 
-    /// Slope of the loss along directions of some values.
-    fn slope(&self, oracle: &Oracle, along: &[(ValueId, &[f64])]) -> f64 {
-        let moved = |step: f64| {
-            let change = |&(id, direction): &(ValueId, &[f64])| {
-                let old = oracle.known(id);
-                let new = old.slice().iter().zip(direction).map(|(x, d)| x + step * d).collect();
-                (id, Array::new(old.ne, new))
-            };
-            let changes: Vec<_> = along.iter().map(change).collect();
-            self.at(&mut oracle.with(&changes))
-        };
-        (moved(STEP) - moved(-STEP)) / (2.0 * STEP)
-    }
-
     /// The worst error of an interpreted gradient, over what a direction's derivative is like, and where it is.
     pub(crate) fn worst_difference(&self, oracle: &mut Oracle, name: &str) -> (f64, String) {
         let mut random = Random::of(&format!("{name} directions"));
@@ -60,7 +43,7 @@ impl Loss<'_> {
             let direction = random.direction(parameter.len);
             let size = norm(gradient.slice()) / (parameter.len as f64).sqrt();
             let exact: f64 = gradient.slice().iter().zip(&direction).map(|(g, d)| g * d).sum();
-            let found = self.slope(oracle, &[(parameter.value, &direction)]);
+            let found = slope(oracle, &[(parameter.value, &direction)], &|o| self.at(o));
             note((found - exact).abs() / size, format!("along {}", parameter.name));
         }
         for _ in 0..ENTRIES {
@@ -70,7 +53,7 @@ impl Loss<'_> {
             let mut direction = vec![0.0; parameters[i].len];
             direction[entry] = 1.0;
             let size = norm(gradient.slice()) / (parameters[i].len as f64).sqrt();
-            let found = self.slope(oracle, &[(parameters[i].value, &direction)]);
+            let found = slope(oracle, &[(parameters[i].value, &direction)], &|o| self.at(o));
             note((found - gradient.slice()[entry]).abs() / size, format!("entry {entry} of {}", parameters[i].name));
         }
         worst

@@ -61,16 +61,6 @@ impl Array {
         Self { ne, stride, offset: self.offset + offset, data: self.data.clone() }
     }
 
-    /// The axes in another order: source axis `i` goes to `axes[i]`.
-    pub(crate) fn permuted(&self, axes: [usize; 4]) -> Self {
-        let mut view = self.clone();
-        for (axis, &to) in axes.iter().enumerate() {
-            view.ne[to] = self.ne[axis];
-            view.stride[to] = self.stride[axis];
-        }
-        view
-    }
-
     fn place(&self, i: [usize; 4]) -> usize {
         self.offset + (0..4).map(|axis| i[axis] * self.stride[axis]).sum::<usize>()
     }
@@ -122,6 +112,15 @@ impl Array {
         } else {
             self.contiguous()
         }
+    }
+
+    /// Norm of the difference over this one's norm; infinite where one of them is not finite.
+    pub(crate) fn distance(&self, found: &[f32]) -> f64 {
+        let wanted = self.to_vec();
+        assert_eq!(found.len(), wanted.len());
+        let difference: Vec<_> = found.iter().zip(&wanted).map(|(&f, w)| f64::from(f) - w).collect();
+        let error = norm(&difference) / norm(&wanted);
+        if error.is_nan() { f64::INFINITY } else { error }
     }
 
     /// Every element through a function.

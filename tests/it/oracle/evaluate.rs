@@ -79,6 +79,13 @@ impl<'a> Oracle<'a> {
         self.known(id)
     }
 
+    /// Log of the denominator of every row of an attention's softmax \[Tq, H\].
+    pub(crate) fn log_sums(&mut self, attention: ValueId) -> Array {
+        self.value(attention);
+        let value = self.program.get(attention);
+        forward::operands(self, value, 3).log_sums(value)
+    }
+
     /// A value that was computed before.
     pub(crate) fn known(&self, id: ValueId) -> Array {
         self.values[id.0 as usize].clone().expect("sources are computed before their user")

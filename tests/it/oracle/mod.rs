@@ -6,6 +6,7 @@
 
 mod array;
 mod attention;
+mod difference;
 mod evaluate;
 mod forward;
 mod function;
@@ -15,6 +16,7 @@ mod rope;
 mod weights;
 
 pub(crate) use array::{norm, Array};
+pub(crate) use difference::slope;
 pub(crate) use evaluate::Oracle;
 pub(crate) use loss::{log_probs, seed, targets, Target};
 pub(crate) use weights::decode;
