@@ -375,8 +375,12 @@ impl<'a, 'g> Lowering<'a, 'g> {
         self.builder.custom(ne, &src, ops::attention(spec))
     }
 
-    /// A product with one frozen 2-d weight or a trainable factor, if that is what the node is.
+    /// A product with a frozen weight or a trainable factor, if that is what the node is.
     fn linear(&mut self, value: &Value) -> Result<Option<Tensor>> {
+        let weight = self.program.as_weight(value.src(0));
+        if let Some(info) = weight.map(|w| self.program.weight(w)).filter(|info| info.ne[2] * info.ne[3] != 1) {
+            return self.stack(value, info.ty);
+        }
         let x = self.program.get(value.src(1));
         let rows_dense = x.ne[2] == Sym::fixed(1) || x.is_contiguous();
         if !rows_dense || x.nb[0] != Sym::fixed(4) || x.ty != Type::F32 {
@@ -387,11 +391,8 @@ impl<'a, 'g> Lowering<'a, 'g> {
             let ne = self.ne(value);
             return self.builder.custom(ne, &[a, x], ops::product()).map(Some);
         }
-        let Some(weight) = self.program.as_weight(value.src(0)) else { return Ok(None) };
+        let Some(weight) = weight else { return Ok(None) };
         let info = self.program.weight(weight);
-        if info.ne[2] * info.ne[3] != 1 {
-            return self.stack(value, info.ty);
-        }
         let Some(data) = self.weights[weight.0 as usize] else { return Ok(None) };
         let x = self.tensor(value.src(1))?;
         let ne = self.ne(value);

@@ -4,6 +4,7 @@ mod check_models;
 mod golden;
 mod gradients;
 mod graph;
+mod logits;
 mod models;
 mod oracle;
 mod random;

@@ -102,8 +102,28 @@ impl Case {
         self.sequences.iter().collect()
     }
 
-    /// Places on the packed axis that hold a token.
-    pub(crate) fn real(&self) -> impl Iterator<Item = usize> + '_ {
+    /// A cotangent: random numbers in ±`size` at places that hold a token, zeros where the layout pads.
+    pub(crate) fn on_real_tokens(&self, ne: [usize; 4], name: &str, size: f32) -> Array {
+        let mut values = vec![0.0; ne.iter().product()];
+        let per_token = values.len() / self.layout.n_tokens();
+        let mut random = Random::of(name);
+        for t in self.real() {
+            let drawn = random.vector(per_token, size).into_iter().map(f64::from);
+            values[t * per_token..][..per_token].iter_mut().zip(drawn).for_each(|(v, d)| *v = d);
+        }
+        Array::new(ne, values)
+    }
+
+    /// As [`Array::distance`], over places that hold a token: nothing reads what the layout pads with.
+    pub(crate) fn distance_on_real_tokens(&self, wanted: &Array, found: &[f32]) -> f64 {
+        let wanted = wanted.to_vec();
+        let per_token = wanted.len() / self.layout.n_tokens();
+        let places = self.real().flat_map(|t| t * per_token..(t + 1) * per_token);
+        let (wanted, found): (Vec<_>, Vec<_>) = places.map(|i| (wanted[i], found[i])).unzip();
+        Array::new([wanted.len(), 1, 1, 1], wanted).distance(&found)
+    }
+
+    fn real(&self) -> impl Iterator<Item = usize> + '_ {
         self.layout.spans().iter().flat_map(|s| s.start..s.start + s.len)
     }
 }
