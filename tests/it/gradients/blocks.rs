@@ -5,14 +5,11 @@ use super::{narrow, DIFFERENCE, ENGINE};
 use crate::graph::run;
 use crate::oracle::{norm, slope, Array, Oracle};
 use crate::random::Random;
-use crate::tiny::Tiny;
 use llama_align::engine::{adapt, Plan, Step};
 use llama_align::ir::ValueId;
-use quant::Type;
 
 /// Both checks on every block and on the head; the first block's inputs are constants.
-pub(super) fn hold(tiny: &Tiny, weights: Type) {
-    let case = Case::new(tiny, weights);
+pub(super) fn hold(case: &Case) {
     let mut adapted = adapt(&case.trace, &[case.delta.clone()]).unwrap();
     let plan = Plan::make(&mut adapted).unwrap();
     let mut oracle = case.oracle(&adapted);

@@ -15,9 +15,12 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// Tokens of a sequence, and how many of them are the prompt.
+pub(crate) type Lengths = (usize, usize);
+
 /// Two sequences of different length: one longer than every window of the tiny models and than a block of the attention
-/// kernel's queries (64), one shorter. Tokens, and how many of them are the prompt.
-const SEQUENCES: [(usize, usize); 2] = [(70, 7), (33, 20)];
+/// kernel's queries (64), one shorter.
+const SEQUENCES: [Lengths; 2] = [(70, 7), (33, 20)];
 const RANK: usize = 3;
 
 /// Everything that the runs of one model share.
@@ -46,15 +49,22 @@ pub(crate) struct Backward {
 
 impl Case {
     pub(crate) fn new(tiny: &Tiny, weights: Type) -> Self {
+        Self::with(tiny, weights, &SEQUENCES, |_| {})
+    }
+
+    /// With other sequences, and a trace that was changed.
+    pub(crate) fn with(tiny: &Tiny, weights: Type, lengths: &[Lengths], change: impl Fn(&mut Trace)) -> Self {
         let opened = open(tiny, weights).unwrap();
-        let trace = Arc::new(trace(&opened.model).unwrap());
+        let mut trace = trace(&opened.model).unwrap();
+        change(&mut trace);
+        let trace = Arc::new(trace);
         let n_vocab = opened.model.n_vocab();
         let mut random = Random::of(&tiny.name());
-        let sequence = |&(n, prompt_len): &(usize, usize), random: &mut Random| {
+        let sequence = |&(n, prompt_len): &Lengths| {
             let tokens = (0..n).map(|_| random.below(n_vocab) as i32).collect();
             Sequence { tokens, prompt_len }
         };
-        let sequences: Vec<_> = SEQUENCES.iter().map(|s| sequence(s, &mut random)).collect();
+        let sequences: Vec<_> = lengths.iter().map(sequence).collect();
         let layout = Layout::new(sequences.iter().map(|s| s.tokens.as_slice())).unwrap();
         let scored = |s: &Sequence| s.tokens.len() - s.prompt_len;
         let weights: Vec<_> = sequences.iter().map(|s| random.vector(scored(s), 1.0)).collect();
@@ -94,8 +104,8 @@ impl Case {
         oracle
     }
 
-    pub(crate) fn engine(&self) -> Engine {
-        Engine::new(&self.opened.model, &self.trace, vec![self.delta.clone()], 1).unwrap()
+    pub(crate) fn engine(&self, n_threads: usize) -> Engine {
+        Engine::new(&self.opened.model, &self.trace, vec![self.delta.clone()], n_threads).unwrap()
     }
 
     pub(crate) fn batch(&self) -> Vec<&Sequence> {
