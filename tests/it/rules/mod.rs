@@ -169,16 +169,33 @@ fn of_views_that_overlap_or_leave_gaps() {
     let parts = [0, 6, 8].map(|at| part(&mut s, at));
     let product = s.program.mul(parts[0], parts[1]);
     let sum = s.program.add(product, parts[2]);
-    // A view of a view, as heads.
-    let heads = s.program.view(parts[2], [Sym::fixed(2), Sym::fixed(3), Sym::per_token(1), one], [nb[0], Sym::fixed(8), nb[1], nb[2]], Sym::default());
+    // A view of a view, as heads, that starts within it.
+    let (two, t) = (Sym::fixed(2), Sym::per_token(1));
+    let heads = s.program.view(parts[2], [two, two, t, one], [nb[0], Sym::fixed(8), nb[1], nb[2]], Sym::fixed(8));
     let turned = s.program.permute(heads, [0, 2, 1, 3]);
-    let squared = s.node(Op::Sqr, [Sym::fixed(2), Sym::per_token(1), Sym::fixed(3), one], &[turned], [0; 16]);
+    let squared = s.node(Op::Sqr, [two, t, two, one], &[turned], [0; 16]);
     let back = s.program.permute(squared, [0, 2, 1, 3]);
-    let flat = s.program.reshape(back, tokens(6));
-    let y = s.program.add(sum, flat);
-    let norms = s.node(Op::SumRows, tokens(1), &[x], [0; 16]);
-    let z = s.program.mul(y, norms);
-    holds(&mut s, "views", z, &[x]);
+    let flat = s.program.reshape(back, tokens(4));
+    let of_heads = s.node(Op::SumRows, tokens(1), &[flat], [0; 16]);
+    let of_all = s.node(Op::SumRows, tokens(1), &[x], [0; 16]);
+    let factor = s.program.add(of_heads, of_all);
+    let y = s.program.mul(sum, factor);
+    holds(&mut s, "views", y, &[x]);
+}
+
+/// More views of one value than one gradient op takes.
+#[test]
+fn of_many_views_of_one_value() {
+    let mut s = small();
+    let x = s.random(fixed([22, 3, 1, 1]), "x");
+    let nb = s.program.get(x).nb;
+    let mut product = s.program.view(x, fixed([2, 3, 1, 1]), nb, Sym::default());
+    for part in 1..11 {
+        let view = s.program.view(x, fixed([2, 3, 1, 1]), nb, Sym::fixed(8 * part));
+        let apart = s.node(Op::Scale, fixed([2, 3, 1, 1]), &[view], floats(&[(0, 0.5), (1, 1.0)]));
+        product = s.program.mul(product, apart);
+    }
+    holds(&mut s, "many views", product, &[x]);
 }
 
 #[test]
