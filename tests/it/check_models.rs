@@ -25,7 +25,14 @@ fn passes(tiny: &Tiny, weights: Type) {
         let tokens: usize = probe.split(' ').next().and_then(|n| n.parse().ok()).unwrap();
         tiny.window().is_some_and(|window| tokens > window)
     });
-    assert_eq!(windowed, tiny.window().is_some(), "no probe is longer than the window: {:?}", report.runtime_form.probes);
+    assert_eq!(
+        windowed,
+        tiny.window().is_some(),
+        "no probe is longer than the window: {:?}",
+        report.runtime_form.probes
+    );
+    let refused = |op: &str| report.unsupported.iter().any(|line| line.starts_with(op) && line.contains(tiny.arch));
+    assert_eq!(refused("MUL_MAT_ID"), tiny.is_moe(), "{:?}", report.unsupported);
     assert_eq!(report.unsupported.is_empty(), !tiny.is_moe(), "{:?}", report.unsupported);
     assert!(!report.trainable.is_empty());
 }

@@ -4,8 +4,8 @@ use super::case::Backward;
 use crate::oracle::{log_probs, norm, slope, Array, Oracle, Target};
 use crate::random::Random;
 
-/// Tensors whose directions are tried in a deep model, spread over it.
-const TENSORS_MAX: usize = 16;
+/// Tensors whose directions are tried: all of a model with two blocks, every third or so of a deeper one.
+const TENSORS_MAX: usize = 32;
 /// Single entries that are tried.
 const ENTRIES: usize = 3;
 

@@ -95,7 +95,11 @@ fn of_every_architecture() {
 fn through_quantised_weights() {
     let few = QUANTISED.into_iter().flat_map(|name| [Type::Q4_0, Type::Q4_1, Type::F16].map(|ty| (find(name), ty)));
     let cases: Vec<_> = dense().into_iter().map(|tiny| (tiny, Type::Q8_0)).chain(few).collect();
-    each(&cases, |(tiny, ty)| format!("{} {}", tiny.name(), ty.name()), |(tiny, ty)| engine_alone(&Case::new(tiny, *ty), 1));
+    each(
+        &cases,
+        |(tiny, ty)| format!("{} {}", tiny.name(), ty.name()),
+        |(tiny, ty)| engine_alone(&Case::new(tiny, *ty), 1),
+    );
     // The one whose program depends on the type: stacks of quantised weights are decoded in it.
     holds(&Case::new(&find("deepseek2"), Type::Q8_0));
 }
@@ -109,9 +113,13 @@ fn of_every_block_by_its_inputs() {
 fn of_batches_at_the_edges() {
     let lengths = [(64, 1), (2, 1), (65, 64), (129, 100)];
     let names = ["gemma2", "bloom", "phi3", "gpt2"];
-    each(&names, |name| (*name).to_owned(), |name| {
-        holds(&Case::with(&find(name), Type::F32, &lengths, |_| {}));
-    });
+    each(
+        &names,
+        |name| (*name).to_owned(),
+        |name| {
+            holds(&Case::with(&find(name), Type::F32, &lengths, |_| {}));
+        },
+    );
 }
 
 /// Work is shared out among threads, one model after another because threads that wait keep a core busy.
@@ -127,7 +135,8 @@ fn on_several_threads() {
 fn of_a_value_that_skips_a_block() {
     let skip = |trace: &mut Trace| {
         let program = &mut trace.program;
-        let find = |name: &str| program.ids().find(|&id| program.get(id).name == name).expect("llama.cpp names its values");
+        let find =
+            |name: &str| program.ids().find(|&id| program.get(id).name == name).expect("llama.cpp names its values");
         let (first, residual, last) = (find("l_out-0"), find("ffn_inp-2"), find("l_out-2"));
         let ValueKind::Node { op: Op::Add, src } = &mut program.values[last.0 as usize].kind else { panic!("no sum") };
         *src.iter_mut().find(|s| **s == Some(residual)).expect("a residual stream") = Some(first);

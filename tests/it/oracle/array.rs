@@ -120,7 +120,11 @@ impl Array {
         assert_eq!(found.len(), wanted.len());
         let difference: Vec<_> = found.iter().zip(&wanted).map(|(&f, w)| f64::from(f) - w).collect();
         let error = norm(&difference) / norm(&wanted);
-        if error.is_nan() { f64::INFINITY } else { error }
+        if error.is_nan() {
+            f64::INFINITY
+        } else {
+            error
+        }
     }
 
     /// Every element through a function.

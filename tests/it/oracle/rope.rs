@@ -38,8 +38,11 @@ fn section(value: &Value, pair: usize) -> usize {
     let total = sizes.iter().sum::<usize>();
     match value.params[2] {
         MROPE => {
-            let mut rest = pair % total;
-            sizes.iter().position(|&size| rest < size || { rest -= size; false }).unwrap_or(3)
+            let ends = sizes.iter().scan(0, |end, size| {
+                *end += size;
+                Some(*end)
+            });
+            ends.take_while(|&end| end <= pair % total).count()
         }
         IMROPE => {
             let sector = pair % total;
@@ -59,7 +62,8 @@ fn angle(value: &Value, n_dims: usize, pair: usize, position: f64, divisor: f64)
         return (interpolated, magnitude);
     }
     let context = f64::from(value.params[4]);
-    let dimension = |turns: f64| n_dims as f64 * (context / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * base.ln());
+    let dimension =
+        |turns: f64| n_dims as f64 * (context / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * base.ln());
     let low = dimension(p(9)).floor().max(0.0);
     let high = dimension(p(10)).ceil().min(n_dims as f64 - 1.0);
     let ramp = ((pair as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);

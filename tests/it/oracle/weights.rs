@@ -12,7 +12,8 @@ pub(crate) fn decode(program: &Program, file: &File) -> Rc<Vec<Array>> {
         let ne = tensor.ne.map(|n| n as usize);
         assert_eq!((tensor.ty, ne), (info.ty, info.ne.map(|n| n as usize)), "{}", info.name);
         let mut values = vec![0.0f32; ne.iter().product()];
-        let rows = file.data(tensor).chunks_exact(tensor.ty.row_bytes(tensor.ne[0]).expect("rows are whole blocks") as usize);
+        let rows =
+            file.data(tensor).chunks_exact(tensor.ty.row_bytes(tensor.ne[0]).expect("rows are whole blocks") as usize);
         for (bytes, row) in rows.zip(values.chunks_exact_mut(ne[0])) {
             quant::dequantize_row(tensor.ty, bytes, row).unwrap_or_else(|e| panic!("{}: {e}", info.name));
         }

@@ -56,7 +56,9 @@ fn with_every_mask() {
 #[test]
 fn with_every_sharing_of_heads_caps_and_sinks() {
     for shape in SHAPES {
-        for (softcap, has_sinks, alibi) in [(0.0, true, false), (0.8, false, false), (0.8, true, true), (0.8, false, true)] {
+        for (softcap, has_sinks, alibi) in
+            [(0.0, true, false), (0.8, false, false), (0.8, true, true), (0.8, false, true)]
+        {
             check(Span::Window(20), shape, alibi, softcap, has_sinks);
         }
     }
