@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub enum Form {
     /// As the runtime does it: flash attention with F16 keys and values, its own products. Equal bits to a decode.
     Runtime,
-    /// As training does it: softmax in F32, weights dequantised once per product.
+    /// As training does it: softmax in F32, weights dequantised once per product, GELU computed instead of looked up.
     Training,
 }
 

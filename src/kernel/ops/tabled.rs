@@ -7,28 +7,36 @@ use crate::ir::{Glu, Op, Unary, Value};
 use crate::kernel::rows::{gelu, gelu_quick};
 use crate::runtime::{Call, Kernel};
 
+/// A row of x to a row of y.
+type Function = fn(&[f32], &mut [f32]);
+
 /// The kernel of a forward op that ggml would look up; `None` for all others.
 pub fn tabled(op: &Op, value: &Value) -> Option<Kernel> {
-    let (gated, function): (bool, fn(&[f32], &mut [f32])) = match op {
-        Op::Unary(Unary::Gelu) => (false, gelu),
-        Op::Unary(Unary::GeluQuick) => (false, gelu_quick),
-        Op::Glu(Glu::Geglu) => (true, gelu),
-        Op::Glu(Glu::GegluQuick) => (true, gelu_quick),
+    Some(match op {
+        Op::Unary(Unary::Gelu) => plain(gelu),
+        Op::Unary(Unary::GeluQuick) => plain(gelu_quick),
+        Op::Glu(Glu::Geglu) => gated(gelu, value),
+        Op::Glu(Glu::GegluQuick) => gated(gelu_quick, value),
         _ => return None,
-    };
-    if !gated {
-        return Some(Box::new(move |call: &Call| {
-            let (x, out) = (Matrix::of(call.src(0))?, Matrix::of(call.dst())?);
-            same(x, out)?;
-            for i in part(call, out.n) {
-                // SAFETY: rows of live operands; this thread owns row i of the result.
-                unsafe { function(row(x, i), row_mut(out, i)) }
-            }
-            Ok(())
-        }));
-    }
+    })
+}
+
+fn plain(function: Function) -> Kernel {
+    Box::new(move |call: &Call| {
+        let (x, out) = (Matrix::of(call.src(0))?, Matrix::of(call.dst())?);
+        same(x, out)?;
+        for i in part(call, out.n) {
+            // SAFETY: rows of live operands; this thread owns row i of the result.
+            unsafe { function(row(x, i), row_mut(out, i)) }
+        }
+        Ok(())
+    })
+}
+
+/// The function of the gate times the multiplier.
+fn gated(function: Function, value: &Value) -> Kernel {
     let (is_split, swapped) = (value.sources().get(1).copied().flatten().is_some(), value.params[1] != 0);
-    Some(Box::new(move |call: &Call| {
+    Box::new(move |call: &Call| {
         let out = Matrix::of(call.dst())?;
         let (gate, multiplier) = match is_split {
             true => (Matrix::of(call.src(0))?, Matrix::of(call.src(1))?),
@@ -43,7 +51,7 @@ pub fn tabled(op: &Op, value: &Value) -> Option<Kernel> {
             y.iter_mut().zip(multiplier).for_each(|(y, m)| *y *= m);
         }
         Ok(())
-    }))
+    })
 }
 
 /// Gate and multiplier of a fused source [2n, M]; swapped = the second half is the gate.

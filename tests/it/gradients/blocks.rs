@@ -10,7 +10,7 @@ use llama_align::ir::ValueId;
 
 /// Both checks on every block and on the head; the first block's inputs are constants.
 pub(super) fn hold(case: &Case) {
-    let mut adapted = adapt(&case.trace, &[case.delta.clone()]).unwrap();
+    let mut adapted = adapt(&case.trace, std::slice::from_ref(&case.delta)).unwrap();
     let plan = Plan::make(&mut adapted).unwrap();
     let mut oracle = case.oracle(&adapted);
     oracle.value(adapted.logits);

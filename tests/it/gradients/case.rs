@@ -74,10 +74,10 @@ impl Case {
     }
 
     pub(crate) fn backward(&self) -> Backward {
-        let mut planned = adapt(&self.trace, &[self.delta.clone()]).unwrap();
+        let mut planned = adapt(&self.trace, std::slice::from_ref(&self.delta)).unwrap();
         let plan = Plan::make(&mut planned).unwrap();
         let hidden = plan.blocks.iter().map(|block| *block.writes.last().unwrap());
-        let mut adapted = adapt(&self.trace, &[self.delta.clone()]).unwrap();
+        let mut adapted = adapt(&self.trace, std::slice::from_ref(&self.delta)).unwrap();
         let mut leaf = |value: ValueId| {
             let ne = adapted.program.get(value).ne;
             (value, adapted.program.leaf(Leaf::Input, Type::F32, ne, "cotangent"))

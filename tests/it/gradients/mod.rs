@@ -142,7 +142,7 @@ fn of_a_value_that_skips_a_block() {
         *src.iter_mut().find(|s| **s == Some(residual)).expect("a residual stream") = Some(first);
     };
     let case = Case::with(&find("llama-deep"), Type::F32, &[(20, 5), (9, 2)], skip);
-    let plan = Plan::make(&mut adapt(&case.trace, &[case.delta.clone()]).unwrap()).unwrap();
+    let plan = Plan::make(&mut adapt(&case.trace, std::slice::from_ref(&case.delta)).unwrap()).unwrap();
     let first = plan.blocks[0].writes[0];
     assert_eq!(plan.blocks.iter().filter(|block| block.reads.contains(&first)).count(), 2);
     holds(&case);
