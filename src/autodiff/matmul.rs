@@ -11,14 +11,16 @@ pub(super) fn apply(program: &mut Program, slots: &mut Slots, id: ValueId, dy: V
     let (a_ne, b_ne) = (program.get(a).ne, program.get(b).ne);
     if slots.wants(b) {
         let db = match program.get(a).leaf() {
-            Some(Leaf::Weight(_) | Leaf::Param) => {
-                if a_ne[2] != Sym::fixed(1) || a_ne[3] != Sym::fixed(1) {
-                    return Err(refuse(program, id, "a product with a stack of weights has no gradient rule"));
-                }
+            Some(Leaf::Weight(_) | Leaf::Param) if a_ne[2] == Sym::fixed(1) && a_ne[3] == Sym::fixed(1) => {
                 program.node(Op::Grad(GradOp::LinearBack), Type::F32, b_ne, &[a, dy], [0; 16])
             }
+            // Two activations, or a stack of weights, one per head, which is small enough to be decoded whole.
             _ => {
-                let turned = program.transposed(a);
+                let float = match program.get(a).ty {
+                    Type::F32 => a,
+                    _ => program.node(Op::Cast, Type::F32, a_ne, &[a], [0; 16]),
+                };
+                let turned = program.transposed(float);
                 program.mul_mat(turned, dy)
             }
         };

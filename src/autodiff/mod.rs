@@ -47,13 +47,15 @@ pub fn differentiate(
     Ok(wanted.iter().map(|&id| slots.take(program, id)).collect())
 }
 
-/// Which values depend on a wanted one; given values are taken as constants unless they are wanted themselves.
+/// Which values depend on a wanted one; given values are taken as constants unless they are wanted themselves, and so are
+/// integers: a choice of experts is a constant of the step (vjp 12).
 fn activity(program: &Program, wanted: &[ValueId], given: &BTreeSet<ValueId>) -> Vec<bool> {
     let wanted: BTreeSet<_> = wanted.iter().copied().collect();
     let mut active = vec![false; program.values.len()];
     for id in program.ids() {
         let depends = || program.get(id).sources().iter().flatten().any(|s| active[s.0 as usize]);
-        active[id.0 as usize] = wanted.contains(&id) || (!given.contains(&id) && depends());
+        let flows = program.get(id).ty != Type::I32 && !given.contains(&id);
+        active[id.0 as usize] = wanted.contains(&id) || (flows && depends());
     }
     active
 }
@@ -71,8 +73,7 @@ pub fn unsupported(program: &Program, logits: ValueId, adapted: &[ValueId]) -> V
         for source in program.get(id).sources().iter().flatten() {
             reached[source.0 as usize] = true;
         }
-        let below = program.get(id).sources().iter().flatten().any(|s| active[s.0 as usize]);
-        if below && !rules::has_rule(program, id) {
+        if active[id.0 as usize] && !rules::has_rule(program, id) {
             list.push(program.describe(id));
         }
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub enum Form {
     /// As the runtime does it: flash attention with F16 keys and values, its own products. Equal bits to a decode.
     Runtime,
-    /// As training does it: softmax in F32, weights dequantised once per product.
+    /// As training does it: softmax in F32, weights dequantised once per product, GELU computed instead of looked up.
     Training,
     /// The same with products of BF16 numbers, summed in F32.
     TrainingBf16,
@@ -288,6 +288,11 @@ impl<'a, 'g> Lowering<'a, 'g> {
                     return Ok(tensor);
                 }
             }
+            Op::Unary(_) | Op::Glu(_) if self.form != Form::Runtime && !self.has_experts => {
+                if let Some(tensor) = self.tabled(value, op)? {
+                    return Ok(tensor);
+                }
+            }
             _ => {}
         }
         let Some((number, _)) = self.names.of(op) else {
@@ -384,8 +389,12 @@ impl<'a, 'g> Lowering<'a, 'g> {
         self.builder.custom(ne, &src, ops::attention(spec))
     }
 
-    /// A product with one frozen 2-d weight or a trainable factor, if that is what the node is.
+    /// A product with a frozen weight or a trainable factor, if that is what the node is.
     fn linear(&mut self, value: &Value) -> Result<Option<Tensor>> {
+        let weight = self.program.as_weight(value.src(0));
+        if let Some(info) = weight.map(|w| self.program.weight(w)).filter(|info| info.ne[2] * info.ne[3] != 1) {
+            return self.stack(value, info.ty);
+        }
         let x = self.program.get(value.src(1));
         let rows_dense = x.ne[2] == Sym::fixed(1) || x.is_contiguous();
         if !rows_dense || x.nb[0] != Sym::fixed(4) || x.ty != Type::F32 {
@@ -396,11 +405,8 @@ impl<'a, 'g> Lowering<'a, 'g> {
             let ne = self.ne(value);
             return self.builder.custom(ne, &[a, x], ops::product()).map(Some);
         }
-        let Some(weight) = self.program.as_weight(value.src(0)) else { return Ok(None) };
+        let Some(weight) = weight else { return Ok(None) };
         let info = self.program.weight(weight);
-        if info.ne[2] * info.ne[3] != 1 {
-            return Ok(None);
-        }
         let Some(data) = self.weights[weight.0 as usize] else { return Ok(None) };
         let x = self.tensor(value.src(1))?;
         let ne = self.ne(value);
@@ -439,6 +445,35 @@ impl<'a, 'g> Lowering<'a, 'g> {
         let tensor = self.builder.custom([(n + 1) / 2, rows[0], rows[1], rows[2]], &[x], ops::rounded())?;
         self.rounded.insert(id, tensor);
         Ok(tensor)
+    }
+
+    /// A product with a stack of weights, one per head, decoded first: ggml would round the activations to the weights'
+    /// precision.
+    fn stack(&mut self, value: &Value, ty: Type) -> Result<Option<Tensor>> {
+        if ty == Type::F32 {
+            return Ok(None);
+        }
+        let mut src = self.sources(value)?;
+        let Some(weight) = src.first().copied().flatten() else { return Ok(None) };
+        let mut cast = self.spec("CPY", Type::F32, self.builder.ne(weight), vec![Some(weight)])?;
+        cast.is_cast = true;
+        src[0] = Some(self.builder.node(&cast)?);
+        let spec = self.spec("MUL_MAT", value.ty, self.ne(value), src)?;
+        self.builder.node(&spec).map(Some)
+    }
+
+    /// A function that ggml's CPU reads from a table of 16-bit floats, computed instead: its gradient is that of the
+    /// function, not of the table.
+    fn tabled(&mut self, value: &Value, op: &Op) -> Result<Option<Tensor>> {
+        let rows_apart = |x: &Value| x.nb[0] == Sym::fixed(4) && (x.is_contiguous() || x.ne[2..] == [Sym::fixed(1); 2]);
+        let sources: Vec<_> = value.sources().iter().flatten().copied().collect();
+        if !sources.iter().all(|&s| self.program.get(s).ty == Type::F32 && rows_apart(self.program.get(s))) {
+            return Ok(None);
+        }
+        let Some(kernel) = ops::tabled(op, value) else { return Ok(None) };
+        let src = sources.into_iter().map(|s| self.tensor(s)).collect::<Result<Vec<_>>>()?;
+        let ne = self.ne(value);
+        self.builder.custom(ne, &src, kernel).map(Some)
     }
 
     fn gradient(&mut self, id: ValueId, value: &Value, op: &GradOp) -> Result<Tensor> {

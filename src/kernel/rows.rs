@@ -112,6 +112,24 @@ fn erf_parts(x: f32) -> (f32, f32) {
     (x * below, below + x * density)
 }
 
+simd! {
+    /// The tanh form of GELU.
+    pub fn gelu(x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = gelu_parts(x).0;
+        }
+    }
+}
+
+simd! {
+    /// x·sigmoid(1.702·x).
+    pub fn gelu_quick(x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = quick_parts(x).0;
+        }
+    }
+}
+
 macro_rules! elementwise {
     ($name:ident, |$x:ident, $p:ident| $slope:expr) => {
         simd! {

@@ -2,7 +2,18 @@
 
 mod adapter;
 mod bench;
+mod check_models;
 mod golden;
+mod gradients;
+mod graph;
+mod logits;
+mod models;
+mod oracle;
+mod random;
 mod real_model;
+mod refusals;
+mod rules;
+mod small;
 mod tiny;
 mod trainer;
+mod vectors;

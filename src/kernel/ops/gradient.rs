@@ -38,25 +38,25 @@ pub fn gradient(op: &GradOp, value: &Value, n_tokens: usize) -> Option<Kernel> {
 }
 
 /// This thread's rows of `n`.
-fn part(call: &Call, n: usize) -> std::ops::Range<usize> {
+pub(super) fn part(call: &Call, n: usize) -> std::ops::Range<usize> {
     call.ith * n / call.nth..(call.ith + 1) * n / call.nth
 }
 
 /// # Safety
 /// `m` describes a live operand and `i < m.n`.
-unsafe fn row<'a>(m: Matrix, i: usize) -> &'a [f32] {
+pub(super) unsafe fn row<'a>(m: Matrix, i: usize) -> &'a [f32] {
     // SAFETY: by the caller.
     unsafe { std::slice::from_raw_parts(m.data.add(i * m.stride), m.len) }
 }
 
 /// # Safety
 /// As [`row`], and no one else touches row `i`.
-unsafe fn row_mut<'a>(m: Matrix, i: usize) -> &'a mut [f32] {
+pub(super) unsafe fn row_mut<'a>(m: Matrix, i: usize) -> &'a mut [f32] {
     // SAFETY: by the caller.
     unsafe { std::slice::from_raw_parts_mut(m.data.add(i * m.stride), m.len) }
 }
 
-fn same(a: Matrix, b: Matrix) -> Result<()> {
+pub(super) fn same(a: Matrix, b: Matrix) -> Result<()> {
     if (a.len, a.n) == (b.len, b.n) {
         return Ok(());
     }

@@ -4,6 +4,7 @@ mod attention;
 mod gradient;
 mod linear;
 mod rows;
+mod tabled;
 
 pub use attention::{attention, attention_back, AttentionSpec};
 pub use gradient::gradient;
@@ -11,6 +12,7 @@ pub use linear::{
     frozen, linear, linear_back, product, product_back, rounded, sum_of_products, TermMatrix, TermSpec,
 };
 pub use rows::per_row;
+pub use tabled::tabled;
 
 use crate::error::{Error, Kind, Result};
 use crate::runtime::Operand;
