@@ -4,7 +4,9 @@
 //! **Invariant:** frozen weights are never written; equal inputs, threads and backend give equal bits.
 
 mod adapt;
+mod fused;
 mod head;
+mod inputs;
 mod layout;
 mod lower;
 mod plan;
@@ -13,6 +15,7 @@ mod terms;
 
 pub use adapt::{adapt, Adapted, Delta, Parameter};
 pub use layout::{Layout, Span, SEQUENCE_ALIGNMENT};
-pub use lower::{input_bytes, Form, Inputs, Lowering, Scope};
+pub use inputs::{input_bytes, Inputs};
+pub use lower::{Form, Lowering, Scope};
 pub use plan::{Plan, Step};
 pub use session::{BlockValues, Engine};

@@ -3,7 +3,8 @@
 use super::adapt::{adapt, Adapted, Delta};
 use super::head;
 use super::layout::Layout;
-use super::lower::{input_bytes, Form, Inputs, Lowering, Scope};
+use super::inputs::{input_bytes, Inputs};
+use super::lower::{Form, Lowering, Scope};
 use super::plan::{Plan, Step};
 use crate::data::Sequence;
 use crate::error::{Error, Kind, Result};

@@ -1,0 +1,118 @@
+//! The inputs of a batch: tokens, positions, masks and tables, written where the graphs read them.
+
+use super::layout::Layout;
+use super::lower::Form;
+use crate::error::{Error, Kind, Result};
+use crate::ir::{Leaf, MaskRule, Program, Value, ValueId};
+use crate::runtime::{Memory, Region};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// The inputs of a batch, placed in a memory.
+#[derive(Debug)]
+pub struct Inputs {
+    pub(super) layout: Arc<Layout>,
+    pub(super) leaves: HashMap<ValueId, Region>,
+}
+
+/// Bytes that [`Inputs::place`] takes for a program at `n_tokens`.
+pub fn input_bytes(program: &Program, form: Form, n_tokens: usize) -> usize {
+    let sizes = program.ids().filter_map(|id| leaf_bytes(program.get(id), form, n_tokens));
+    Memory::bytes_for(sizes)
+}
+
+fn leaf_bytes(value: &Value, form: Form, n_tokens: usize) -> Option<usize> {
+    let elements = || crate::ir::n_elements(value.ne).map(|e| e.at(n_tokens as i64) as usize);
+    match value.leaf()? {
+        Leaf::Tokens | Leaf::Positions { .. } | Leaf::Constant(_) | Leaf::Table(_) => Some(elements()? * 4),
+        Leaf::Mask(_) => (form == Form::Runtime).then_some(n_tokens * n_tokens * 2),
+        Leaf::Weight(_) | Leaf::Param | Leaf::Input => None,
+    }
+}
+
+impl Inputs {
+    /// Writes tokens, positions, masks and tables of a batch.
+    pub fn place(program: &Program, form: Form, layout: &Arc<Layout>, memory: &mut Memory) -> Result<Self> {
+        let n_tokens = layout.n_tokens();
+        let positions = layout.positions();
+        let mut leaves = HashMap::new();
+        let mut masks: BTreeMap<(usize, bool, u8), Region> = BTreeMap::new();
+        for id in program.ids() {
+            let value = program.get(id);
+            let Some(bytes) = leaf_bytes(value, form, n_tokens) else { continue };
+            let region = match value.leaf() {
+                Some(Leaf::Mask(rule)) => match masks.get(&mask_key(*rule)) {
+                    Some(&region) => region,
+                    None => {
+                        let region = memory.take(bytes)?;
+                        fill_mask(memory.words_mut(region), *rule, layout);
+                        masks.insert(mask_key(*rule), region);
+                        region
+                    }
+                },
+                Some(leaf) => {
+                    let region = memory.take(bytes)?;
+                    fill(memory, region, leaf, layout.tokens(), &positions)?;
+                    region
+                }
+                None => continue,
+            };
+            leaves.insert(id, region);
+        }
+        Ok(Self { layout: layout.clone(), leaves })
+    }
+}
+
+fn fill(memory: &mut Memory, region: Region, leaf: &Leaf, tokens: &[i32], positions: &[i32]) -> Result<()> {
+    match leaf {
+        Leaf::Tokens => memory.ints_mut(region).copy_from_slice(tokens),
+        Leaf::Positions { sections } => {
+            let out = memory.ints_mut(region);
+            out.fill(0);
+            let repeats = if *sections == 1 { 1 } else { sections - 1 };
+            for part in out.chunks_exact_mut(positions.len()).take(repeats) {
+                part.copy_from_slice(positions);
+            }
+        }
+        Leaf::Constant(c) => memory.floats_mut(region).fill(*c),
+        Leaf::Table(table) => {
+            for (out, &p) in memory.floats_mut(region).iter_mut().zip(positions) {
+                *out = *table.get(p as usize).ok_or_else(|| {
+                    let message = format!("position {p} is beyond the {} that the trace saw", table.len());
+                    Error::new(Kind::Unsupported, message)
+                })?;
+            }
+        }
+        Leaf::Mask(_) | Leaf::Weight(_) | Leaf::Param | Leaf::Input => {}
+    }
+    Ok(())
+}
+
+fn mask_key(rule: MaskRule) -> (usize, bool, u8) {
+    use crate::ir::Span;
+    let (size, kind) = match rule.span {
+        Span::Causal => (0, 0),
+        Span::Window(w) => (w, 1),
+        Span::Chunk(c) => (c, 2),
+        Span::Symmetric(w) => (w, 3),
+        Span::Full => (0, 4),
+    };
+    (size, rule.alibi, kind)
+}
+
+/// Block-diagonal mask in F16 bits; padding sees itself.
+fn fill_mask(words: &mut [u16], rule: MaskRule, layout: &Layout) {
+    let n = layout.n_tokens();
+    let bits = |x: f32| half::f16::from_f32(x).to_bits();
+    words.fill(bits(f32::NEG_INFINITY));
+    for i in 0..n {
+        words[i * n + i] = bits(0.0);
+    }
+    for span in layout.spans() {
+        for q in 0..span.len {
+            for k in 0..span.len {
+                words[(span.start + q) * n + span.start + k] = bits(rule.entry(q, k));
+            }
+        }
+    }
+}
