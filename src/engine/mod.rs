@@ -4,6 +4,7 @@
 //! **Invariant:** frozen weights are never written; equal inputs, threads and backend give equal bits.
 
 mod adapt;
+mod backward;
 mod fused;
 mod head;
 mod inputs;

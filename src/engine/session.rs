@@ -5,7 +5,7 @@ use super::head;
 use super::layout::Layout;
 use super::inputs::{input_bytes, Inputs};
 use super::lower::{Form, Lowering, Scope};
-use super::plan::{Plan, Step};
+use super::plan::Plan;
 use crate::data::Sequence;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, Op, ValueId};
@@ -26,11 +26,11 @@ pub struct Engine {
     pub(super) memory: Memory,
     deltas: Vec<Delta>,
     parameters: Vec<Region>,
-    gradients: Vec<Region>,
+    pub(super) gradients: Vec<Region>,
     /// Bytes of the memory that hold parameters and gradients; the rest belongs to the batch.
     fixed: usize,
     n_positions: Option<usize>,
-    batch: Option<Batch>,
+    pub(super) batch: Option<Batch>,
     peak: usize,
 }
 
@@ -39,19 +39,19 @@ pub type BlockValues = std::collections::BTreeMap<ValueId, Vec<f32>>;
 
 /// What a forward pass leaves for the backward.
 #[derive(Debug)]
-struct Batch {
-    inputs: Inputs,
-    layout: Arc<Layout>,
+pub(super) struct Batch {
+    pub(super) inputs: Inputs,
+    pub(super) layout: Arc<Layout>,
     /// Values that lie in the memory: parameters and what blocks wrote.
-    kept: HashMap<ValueId, Region>,
-    rows: Vec<head::Row>,
+    pub(super) kept: HashMap<ValueId, Region>,
+    pub(super) rows: Vec<head::Row>,
     /// For each read of the head that moves: its unit gradients, one column per row.
-    units: Vec<(ValueId, Region)>,
+    pub(super) units: Vec<(ValueId, Region)>,
 }
 
 /// What becomes of the head's results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keep {
+pub(super) enum Keep {
     LogProbs,
     Gradients,
 }
@@ -172,7 +172,7 @@ impl Engine {
     }
 
     /// Runs all blocks and keeps what they write.
-    fn blocks(&mut self, sequences: &[&Sequence], n_rows: usize, backward: bool) -> Result<()> {
+    pub(super) fn blocks(&mut self, sequences: &[&Sequence], n_rows: usize, backward: bool) -> Result<()> {
         for sequence in sequences {
             self.check_tokens(&sequence.tokens)?;
         }
@@ -222,218 +222,8 @@ impl Engine {
         Some((self.memory.floats(*batch.kept.get(&write)?), &batch.layout))
     }
 
-    /// Runs the blocks, then shows the logits \[V\] of every completion token: sequence, place in it, logits.
-    pub fn visit_logits(&mut self, sequences: &[&Sequence], visit: &mut dyn FnMut(usize, usize, &[f32])) -> Result<()> {
-        let rows = head::rows(sequences)?;
-        self.blocks(sequences, rows.len(), false)?;
-        let n_vocab = self.model.n_vocab();
-        let n_chunk = head::chunk(n_vocab);
-        let chunk_bytes = self.memory.take(n_vocab * n_chunk * 4)?;
-        for rows in rows.chunks(n_chunk) {
-            let mark = self.memory.used();
-            let (inputs, given) = self.gathered(rows)?;
-            self.graph(&inputs, &given, head::padded(rows.len()), [(self.adapted.logits, chunk_bytes)])?;
-            for (row, logits) in rows.iter().zip(self.memory.floats(chunk_bytes).chunks_exact(n_vocab)) {
-                visit(row.sequence, row.place, logits);
-            }
-            self.memory.reset(mark);
-        }
-        Ok(())
-    }
-
-    /// The head's reads at the chosen tokens, padded, and its inputs at that width.
-    fn gathered(&mut self, rows: &[head::Row]) -> Result<(Inputs, HashMap<ValueId, Region>)> {
-        let n = head::padded(rows.len());
-        let layout = Arc::new(Layout::bare(&vec![0; n]));
-        let inputs = Inputs::place(&self.adapted.program, self.form, &layout, &mut self.memory)?;
-        let Some(batch) = &self.batch else { return Err(Error::new(Kind::Internal, "no batch was run")) };
-        let mut given = batch.kept.clone();
-        for &read in &self.plan.head.reads {
-            let per_token = head::per_token(&self.adapted.program, read)?;
-            let region = self.memory.take(per_token * n * 4)?;
-            let source = *batch.kept.get(&read).ok_or_else(|| Error::new(Kind::Internal, "the head reads what no block wrote"))?;
-            for (i, row) in rows.iter().enumerate() {
-                let from = (batch.layout.spans()[row.sequence].start + row.place - 1) * per_token;
-                let column = self.memory.floats(source)[from..from + per_token].to_vec();
-                self.memory.floats_mut(region)[i * per_token..(i + 1) * per_token].copy_from_slice(&column);
-            }
-            self.memory.floats_mut(region)[rows.len() * per_token..].fill(0.0);
-            given.insert(read, region);
-        }
-        Ok((inputs, given))
-    }
-
-    /// Log-probs of the rows' tokens and, if gradients are kept, each read's gradient of its row's log-prob.
-    fn head(&mut self, rows: &[head::Row], keep: Keep) -> Result<(Vec<f32>, Vec<(ValueId, Region)>)> {
-        let step = self.plan.head.clone();
-        let mut units = Vec::new();
-        if keep == Keep::Gradients {
-            for &(read, _) in &step.read_gradients {
-                let per_token = head::per_token(&self.adapted.program, read)?;
-                units.push((read, self.memory.take(per_token * rows.len() * 4)?));
-            }
-        }
-        let mut values = Vec::with_capacity(rows.len());
-        let n_chunk = head::chunk(self.model.n_vocab());
-        for (c, rows) in rows.chunks(n_chunk).enumerate() {
-            let mark = self.memory.used();
-            let (inputs, given) = self.gathered(rows)?;
-            let n = head::padded(rows.len());
-            let outputs = units
-                .iter()
-                .map(|&(read, _)| self.memory.take(head::per_token(&self.adapted.program, read)? * n * 4))
-                .collect::<Result<Vec<_>>>()?;
-            let targets = rows.iter().map(|r| r.token).collect();
-            let found = self.head_graph(&step, &inputs, &given, n, targets, &outputs)?;
-            values.extend(&found[..rows.len()]);
-            for (&(read, all), &chunk) in units.iter().zip(&outputs) {
-                let per_token = head::per_token(&self.adapted.program, read)?;
-                let (at, len) = (c * n_chunk * per_token, rows.len() * per_token);
-                let part = self.memory.floats(chunk)[..len].to_vec();
-                self.memory.floats_mut(all)[at..at + len].copy_from_slice(&part);
-            }
-            self.memory.reset(mark);
-        }
-        Ok((values, units))
-    }
-
-    fn head_graph(
-        &mut self,
-        step: &Step,
-        inputs: &Inputs,
-        given: &HashMap<ValueId, Region>,
-        n: usize,
-        targets: Vec<i32>,
-        outputs: &[Region],
-    ) -> Result<Vec<f32>> {
-        let program = &self.adapted.program;
-        let names = self.model.runtime().names();
-        let scope = Scope { program, weights: &self.trace.weights, names, form: self.form, inputs, given, n_tokens: n };
-        let builder = GraphBuilder::new(&mut self.backend, &mut self.memory, program.values.len() * 2 + 64)?;
-        let mut lowering = Lowering::new(scope, builder);
-        let logits = lowering.tensor(self.adapted.logits)?;
-        let found = if outputs.is_empty() {
-            let (kernel, found) = head::log_probs(targets, n);
-            lowering.custom_output([1, n as i64, 1, 1], logits, kernel)?;
-            found
-        } else {
-            let (kernel, found) = head::unit_gradients(targets, n);
-            let seed = lowering.custom([self.model.n_vocab() as i64, n as i64, 1, 1], logits, kernel)?;
-            for &(_, leaf) in &step.seeds {
-                lowering.define(leaf, seed);
-            }
-            for (&(_, gradient), &region) in step.read_gradients.iter().zip(outputs) {
-                lowering.output(gradient, region)?;
-            }
-            found
-        };
-        lowering.finish().compute()?;
-        Ok(found.take())
-    }
-
-    /// Takes d loss / d log-prob for every value that the last [`Self::forward`] returned; adds to the gradients.
-    pub fn backward(&mut self, gradients: &[Vec<f32>]) -> Result<()> {
-        self.backward_with(gradients, &[])
-    }
-
-    /// As [`Self::backward`], with cotangents \[d, T\] added to hidden states: pairs of block and values on the packed axis.
-    pub fn backward_with(&mut self, gradients: &[Vec<f32>], taps: &[(usize, &[f32])]) -> Result<()> {
-        let Some(batch) = self.batch.take() else { return Err(Error::new(Kind::Internal, "backward without a forward")) };
-        let n = batch.layout.n_tokens();
-        let flat: Vec<f32> = gradients.iter().flatten().copied().collect();
-        if flat.len() != batch.rows.len() || (batch.units.is_empty() && !self.plan.head.read_gradients.is_empty()) {
-            let message = format!("{} gradients for {} log-probs of a forward", flat.len(), batch.rows.len());
-            return Err(Error::new(Kind::Internal, message));
-        }
-        let mut cotangents: HashMap<ValueId, Region> = HashMap::new();
-        for &(read, units) in &batch.units {
-            let per_token = head::per_token(&self.adapted.program, read)?;
-            let region = self.zeros(read, n, &mut cotangents)?;
-            for (i, (row, &c)) in batch.rows.iter().zip(&flat).enumerate() {
-                let to = (batch.layout.spans()[row.sequence].start + row.place - 1) * per_token;
-                let unit = self.memory.floats(units)[i * per_token..(i + 1) * per_token].to_vec();
-                for (d, u) in self.memory.floats_mut(region)[to..to + per_token].iter_mut().zip(unit) {
-                    *d += c * u;
-                }
-            }
-        }
-        for &(layer, values) in taps {
-            let write = self.plan.blocks.get(layer).and_then(|b| b.writes.last()).copied();
-            let write = write.ok_or_else(|| Error::new(Kind::Argument, format!("no block {layer} to tap")))?;
-            let region = self.zeros(write, n, &mut cotangents)?;
-            for (d, v) in self.memory.floats_mut(region).iter_mut().zip(values) {
-                *d += v;
-            }
-        }
-        for k in (0..self.plan.blocks.len()).rev() {
-            self.block_backward(k, &batch, n, &mut cotangents)?;
-        }
-        Ok(())
-    }
-
-    fn block_backward(&mut self, k: usize, batch: &Batch, n: usize, cotangents: &mut HashMap<ValueId, Region>) -> Result<()> {
-        let step = self.plan.blocks[k].clone();
-        if step.read_gradients.is_empty() && step.parameter_gradients.is_empty() {
-            return Ok(());
-        }
-        let mut given = batch.kept.clone();
-        for &write in &step.writes {
-            given.remove(&write);
-        }
-        for &(write, seed) in &step.seeds {
-            let region = self.zeros(write, n, cotangents)?;
-            given.insert(seed, region);
-        }
-        let mark = self.memory.used();
-        let mut outputs = Vec::new();
-        let mut kept_until = mark;
-        for &(read, gradient) in &step.read_gradients {
-            let region = self.memory.take(self.bytes(read, n))?;
-            if !cotangents.contains_key(&read) {
-                kept_until = self.memory.used();
-            }
-            outputs.push((gradient, region));
-        }
-        for &(p, gradient) in &step.parameter_gradients {
-            outputs.push((gradient, self.memory.take(self.adapted.parameters[p].len * 4)?));
-        }
-        self.graph(&batch.inputs, &given, n, outputs.iter().copied())?;
-        let (of_reads, of_parameters) = outputs.split_at(step.read_gradients.len());
-        for (&(read, _), &(_, region)) in step.read_gradients.iter().zip(of_reads) {
-            match cotangents.get(&read) {
-                Some(&sum) => self.accumulate(sum, region),
-                None => {
-                    cotangents.insert(read, region);
-                }
-            }
-        }
-        for (&(p, _), &(_, region)) in step.parameter_gradients.iter().zip(of_parameters) {
-            self.accumulate(self.gradients[p], region);
-        }
-        self.memory.reset(kept_until);
-        Ok(())
-    }
-
-    fn accumulate(&mut self, sum: Region, part: Region) {
-        let (sum, part) = self.memory.floats_pair(sum, part);
-        for (s, p) in sum.iter_mut().zip(part) {
-            *s += p;
-        }
-    }
-
-    /// A value's cotangent so far, zeros if nothing contributed.
-    fn zeros(&mut self, id: ValueId, n: usize, cotangents: &mut HashMap<ValueId, Region>) -> Result<Region> {
-        if let Some(&region) = cotangents.get(&id) {
-            return Ok(region);
-        }
-        let region = self.memory.take(self.bytes(id, n))?;
-        self.memory.floats_mut(region).fill(0.0);
-        cotangents.insert(id, region);
-        Ok(region)
-    }
-
     /// Lowers and runs one graph.
-    fn graph(
+    pub(super) fn graph(
         &mut self,
         inputs: &Inputs,
         given: &HashMap<ValueId, Region>,
@@ -451,7 +241,7 @@ impl Engine {
         lowering.finish().compute().map(|_| ())
     }
 
-    fn bytes(&self, id: ValueId, n: usize) -> usize {
+    pub(super) fn bytes(&self, id: ValueId, n: usize) -> usize {
         let elements = crate::ir::n_elements(self.adapted.program.get(id).ne);
         elements.map_or(0, |e| e.at(n as i64) as usize * 4)
     }
