@@ -7,6 +7,7 @@ pub mod abi;
 mod capture;
 mod context;
 mod graph;
+mod guard;
 #[cfg(feature = "linked")]
 mod linked;
 mod model;

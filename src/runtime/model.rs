@@ -1,9 +1,10 @@
 //! A loaded model: facts, vocabulary, and where its weights lie.
 
 use super::abi::{GgmlTensor, LlamaModel, LlamaVocab, ToFloat};
+use super::guard::guarded;
 use super::{text, Runtime};
 use crate::data::Tokenize;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,10 +47,11 @@ impl Model {
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| Error::new(Kind::Argument, format!("{}: the path holds a NUL byte", path.display())))?;
         // SAFETY: the path is NUL-terminated; the pointers are checked before use.
-        let (ptr, vocab) = unsafe {
+        let loaded = guarded(|| unsafe {
             let ptr = (runtime.table.model_load)(c_path.as_ptr());
             (ptr, if ptr.is_null() { std::ptr::null() } else { (runtime.table.model_vocab)(ptr) })
-        };
+        });
+        let (ptr, vocab) = loaded.during(|| path.display().to_string())?;
         if ptr.is_null() {
             let message = format!("{}: llama.cpp cannot load this model: {}", path.display(), runtime.last_log());
             return Err(Error::new(Kind::Unsupported, message));
@@ -160,10 +162,10 @@ impl Tokenize for Model {
         let bytes = i32::try_from(text.len()).map_err(|_| too_long())?;
         let mut out = vec![0i32; text.len() + 8];
         // SAFETY: pointer and length belong together on both sides.
-        let n = unsafe {
+        let n = guarded(|| unsafe {
             let (n_max, tokenize) = (out.len() as i32, self.runtime.table.tokenize);
             tokenize(self.vocab, text.as_ptr().cast(), bytes, out.as_mut_ptr(), n_max, false, parse_special)
-        };
+        })?;
         out.truncate(usize::try_from(n).map_err(|_| too_long())?);
         Ok(out)
     }
