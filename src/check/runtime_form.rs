@@ -2,7 +2,7 @@
 
 use super::{probe_tokens, RuntimeForm};
 use crate::engine::{input_bytes, Form, Inputs, Layout, Lowering, Scope};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ir::ValueId;
 use crate::runtime::{Backend, Context, GraphBuilder, Memory, Model};
 use crate::trace::Trace;
@@ -11,6 +11,10 @@ use std::sync::Arc;
 
 /// A token count that no trace used.
 const T_OTHER: usize = 21;
+/// Pairs of sequences that are packed.
+const T_PACKED: [[usize; 2]; 2] = [[64, 128], [37, 91]];
+/// Positions that the probes need.
+const T_MIN: usize = 128;
 /// Tokens beyond the sliding window.
 const T_PAST_WINDOW: usize = 24;
 
@@ -58,6 +62,10 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 
 /// Compares at a token count that was not traced, past the sliding window, and for packed sequences.
 pub(super) fn compare(model: &Arc<Model>, trace: &Trace, n_threads: usize) -> Result<RuntimeForm> {
+    if model.n_ctx_train() < T_MIN {
+        let message = format!("{}: a context of {} tokens, the self-check needs {T_MIN}", model.path().display(), model.n_ctx_train());
+        return Err(Error::new(Kind::Unsupported, message));
+    }
     let mut probes = BTreeMap::new();
     let mut lengths = vec![T_OTHER];
     if model.n_swa() > 0 {
@@ -71,7 +79,7 @@ pub(super) fn compare(model: &Arc<Model>, trace: &Trace, n_threads: usize) -> Re
         let found = own(model, trace, &Layout::bare(&tokens), n_threads)?;
         probes.insert(format!("{n} tokens"), difference(&expected, &found));
     }
-    for pair in [[64, 128], [37, 91]] {
+    for pair in T_PACKED {
         let sequences = [probe_tokens(model, pair[0], 2), probe_tokens(model, pair[1], 3)];
         let found = packed(model, trace, &sequences, n_threads)?;
         probes.insert(format!("{} and {} tokens packed", pair[0], pair[1]), found);

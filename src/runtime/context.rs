@@ -75,7 +75,7 @@ impl Context {
         let spec = ContextSpec {
             n_ctx: n_ctx as u32,
             n_seq_max: n_seq_max as u32,
-            n_threads: n_threads as i32,
+            n_threads: super::n_threads_started(n_threads) as i32,
             eval: None,
             abort: None,
             user: std::ptr::null_mut(),

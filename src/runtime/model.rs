@@ -40,6 +40,13 @@ unsafe impl Send for WeightData {}
 // SAFETY: as above.
 unsafe impl Sync for WeightData {}
 
+/// Longest text that is tokenised, in bytes.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+/// llama.cpp splits words with `std::regex`, which recurses for every character of a run: some 400 bytes of stack each.
+/// Longer texts than this get a thread whose stack holds that.
+const TEXT_BYTES_SMALL: usize = 512;
+const STACK_PER_BYTE: usize = 1024;
+
 impl Model {
     /// Opens a GGUF file, mapped, on the CPU, its weights in the file's own layout. The file must have been validated
     /// (`gguf::validate_model`): the runtime aborts on some malformed files.
@@ -91,10 +98,15 @@ impl Model {
         unsafe { (self.runtime.table.vocab_n_tokens)(self.vocab) }.max(0) as usize
     }
 
-    /// Sliding window in tokens, 0 if there is none.
+    /// Sliding window in tokens, 0 if there is none. A window that no context of the model reaches past is none.
     pub fn n_swa(&self) -> usize {
         // SAFETY: plain call.
-        unsafe { (self.runtime.table.model_n_swa)(self.ptr) }.max(0) as usize
+        let window = unsafe { (self.runtime.table.model_n_swa)(self.ptr) }.max(0) as usize;
+        if window < self.n_ctx_train() {
+            window
+        } else {
+            0
+        }
     }
 
     /// Number of blocks.
@@ -144,6 +156,19 @@ impl Model {
         }
     }
 
+    fn tokenize_here(&self, text: &str, parse_special: bool) -> Result<Vec<i32>> {
+        let too_long = || Error::new(Kind::Data, format!("a text of {} bytes is too long to tokenise", text.len()));
+        let bytes = i32::try_from(text.len()).map_err(|_| too_long())?;
+        let mut out = vec![0i32; text.len() + 8];
+        // SAFETY: pointer and length belong together on both sides.
+        let n = guarded(|| unsafe {
+            let (n_max, tokenize) = (out.len() as i32, self.runtime.table.tokenize);
+            tokenize(self.vocab, text.as_ptr().cast(), bytes, out.as_mut_ptr(), n_max, false, parse_special)
+        })?;
+        out.truncate(usize::try_from(n).map_err(|_| too_long())?);
+        Ok(out)
+    }
+
     fn token(&self, token: i32) -> Option<i32> {
         (token >= 0 && (token as usize) < self.n_vocab()).then_some(token)
     }
@@ -158,16 +183,20 @@ impl Drop for Model {
 
 impl Tokenize for Model {
     fn tokenize(&self, text: &str, parse_special: bool) -> Result<Vec<i32>> {
-        let too_long = || Error::new(Kind::Data, format!("a text of {} bytes is too long to tokenise", text.len()));
-        let bytes = i32::try_from(text.len()).map_err(|_| too_long())?;
-        let mut out = vec![0i32; text.len() + 8];
-        // SAFETY: pointer and length belong together on both sides.
-        let n = guarded(|| unsafe {
-            let (n_max, tokenize) = (out.len() as i32, self.runtime.table.tokenize);
-            tokenize(self.vocab, text.as_ptr().cast(), bytes, out.as_mut_ptr(), n_max, false, parse_special)
-        })?;
-        out.truncate(usize::try_from(n).map_err(|_| too_long())?);
-        Ok(out)
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(Error::new(Kind::Data, format!("a text of {} bytes is longer than {TEXT_BYTES_MAX}", text.len())));
+        }
+        if text.len() <= TEXT_BYTES_SMALL {
+            return self.tokenize_here(text, parse_special);
+        }
+        let stack_bytes = (text.len() + TEXT_BYTES_SMALL) * STACK_PER_BYTE;
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(stack_bytes);
+            let thread = thread.spawn_scoped(scope, || self.tokenize_here(text, parse_special));
+            let failed = |what: &str| Error::new(Kind::Memory, format!("tokenising {} bytes: {what}", text.len()));
+            let thread = thread.map_err(|e| failed(&format!("no thread with a stack of {stack_bytes} bytes: {e}")))?;
+            thread.join().map_err(|_| failed("the thread panicked"))?
+        })
     }
 
     fn bos(&self) -> Option<i32> {
