@@ -1,3 +1,4 @@
 //! One test binary: each linked llama.cpp costs seconds.
 
+mod hostile;
 mod tiny;

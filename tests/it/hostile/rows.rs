@@ -1,0 +1,2 @@
+//! Bad rows.
+pub(super) const PAIR: &str = "{\"prompt\":\"one\",\"chosen\":\"two\",\"rejected\":\"three\"}\n";
