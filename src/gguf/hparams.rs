@@ -3,6 +3,7 @@
 
 use super::{Array, File, Value};
 use crate::error::{Error, Kind, Result};
+use std::collections::BTreeSet;
 
 /// Most blocks, and most experts, that llama.cpp has room for.
 const BLOCKS_MAX: i128 = 512;
@@ -26,6 +27,7 @@ pub(super) fn validate(file: &File) -> Result<()> {
     keys.sizes()?;
     keys.numbers()?;
     keys.heads()?;
+    keys.attention()?;
     keys.experts()
 }
 
@@ -136,6 +138,31 @@ impl Keys<'_> {
             let (Some(n), Some(head)) = (turned, head) else { continue };
             if n % 2 != 0 || n > head {
                 return Err(self.fault(key, &format!("is {n}, no even part of heads of {head}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// A block that attends has heads, and a weight that makes its queries: the loader takes both as given in some
+    /// architectures, divides by the one and reads the other.
+    fn attention(&self) -> Result<()> {
+        let heads = self.integers("attention.head_count")?.unwrap_or_default();
+        let kv_heads = self.integers("attention.head_count_kv")?.unwrap_or_default();
+        let of_block = |list: &[i128], block: usize| if list.len() == 1 { list.first().copied() } else { list.get(block).copied() };
+        let queries = |name: &str| name.starts_with("attn_q") && name.ends_with(".weight") && !name.contains("norm");
+        let parts = self.file.tensors().iter().filter_map(|t| {
+            let (block, part) = t.name.strip_prefix("blk.")?.split_once('.')?;
+            Some((block.parse::<usize>().ok()?, part))
+        });
+        let parts: Vec<_> = parts.collect();
+        let with_queries: BTreeSet<_> = parts.iter().filter(|(_, part)| queries(part)).map(|(block, _)| *block).collect();
+        for &(block, _) in parts.iter().filter(|(_, part)| *part == "attn_output.weight") {
+            if of_block(&heads, block) == Some(0) {
+                return Err(self.fault("attention.head_count", &format!("is 0 for block {block}, which has attention weights")));
+            }
+            if !with_queries.contains(&block) && of_block(&kv_heads, block) != Some(0) {
+                let what = format!("tensor blk.{block}.attn_output.weight has no weight beside it that makes queries");
+                return Err(Error::new(Kind::Format, format!("{}: {what}", self.file.path().display())));
             }
         }
         Ok(())

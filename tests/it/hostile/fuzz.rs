@@ -10,9 +10,9 @@ use rand_chacha::ChaCha8Rng;
 
 /// Files whose graphs differ: learned positions, windows, experts, fused projections, part of a head turned.
 const MODELS: [&str; 8] = ["llama-tied", "gpt2", "gemma2", "gemma3", "llama-experts", "phi2", "qwen", "deepseek2"];
-const MUTATIONS: usize = 3000;
+const MUTATIONS: usize = 4000;
 /// Accepted files that the program then really opens; each takes a tenth of a second.
-const OPENED: usize = 240;
+const OPENED: usize = 500;
 
 fn verdict(bytes: Vec<u8>) -> Result<()> {
     File::from_bytes(bytes, "x").and_then(|file| validate_model(&file))
