@@ -26,7 +26,7 @@ fn cases() -> Vec<(Vec<u8>, usize, &'static str)> {
         (second(r#"{"prompt":"SECRET","chosen":1,"rejected":"b"}"#), 2, "\"chosen\" must be a string"),
         (second(r#"{"prompt":"SECRET","completion":"a","label":"true"}"#), 2, "\"label\" must be true or false"),
         (second(r#"{"prompt":"SECRET","prompt":"x","chosen":"a","rejected":"b"}"#), 2, "duplicate field"),
-        (second(r#"{"prompt":"SECRET \ud800","chosen":"a","rejected":"b"}"#), 2, "surrogate"),
+        (second(r#"{"prompt":"SECRET \ud800 x","chosen":"a","rejected":"b"}"#), 2, "hex escape"),
         (second("{\"prompt\":\"SECRET\0\",\"chosen\":\"a\",\"rejected\":\"b\"}"), 2, "control character"),
         ([PAIR.as_bytes(), b"{\"prompt\":\"\xff\"}\n"].concat(), 2, "not UTF-8"),
         (utf16, 1, "not UTF-8"),
