@@ -82,7 +82,8 @@ impl Keys<'_> {
         for key in ["attention.key_length", "attention.value_length", "attention.key_length_swa", "rope.dimension_count_swa"] {
             self.within(key, 1, SIZE_MAX)?;
         }
-        self.within("attention.sliding_window", 0, i128::from(u32::MAX))?;
+        // llama.cpp adds tokens to it in 32 bits.
+        self.within("attention.sliding_window", 0, 1 << 30)?;
         let context = self.integer("context_length")?.unwrap_or(0);
         match self.integer("attention.sliding_window")? {
             Some(window) if window > WINDOW_MAX && window < context => {

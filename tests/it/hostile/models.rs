@@ -149,7 +149,7 @@ fn sizes(m: &Image) -> Vec<Case> {
         cases.push(format(format!("{key} as text"), m.with(&key, Value::String("2".into())), &key));
         cases.push(format(format!("{key} as fraction"), m.with(&key, Value::F32(2.0)), &key));
     }
-    let u32s: [(&str, &[u32]); 11] = [
+    let u32s: [(&str, &[u32]); 12] = [
         ("block_count", &[513, 1_000_000, u32::MAX]),
         ("attention.head_count", &[0, u32::MAX]),
         ("attention.head_count_kv", &[0, 3, u32::MAX]),
@@ -159,6 +159,7 @@ fn sizes(m: &Image) -> Vec<Case> {
         ("expert_used_count", &[1, u32::MAX]),
         ("expert_group_count", &[1, 7]),
         ("nextn_predict_layers", &[2, 3, u32::MAX]),
+        ("attention.sliding_window", &[i32::MAX as u32, u32::MAX]),
         ("attention.key_length", &[0]),
         ("attention.value_length", &[0]),
     ];
