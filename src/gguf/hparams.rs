@@ -158,8 +158,9 @@ impl Keys<'_> {
         let parts: Vec<_> = parts.collect();
         let with_queries: BTreeSet<_> = parts.iter().filter(|(_, part)| queries(part)).map(|(block, _)| *block).collect();
         for &(block, _) in parts.iter().filter(|(_, part)| *part == "attn_output.weight") {
-            if of_block(&heads, block) == Some(0) {
-                return Err(self.fault("attention.head_count", &format!("is 0 for block {block}, which has attention weights")));
+            if of_block(&heads, block).unwrap_or(0) == 0 {
+                let what = format!("is 0 or missing for block {block}, which has attention weights");
+                return Err(self.fault("attention.head_count", &what));
             }
             if !with_queries.contains(&block) && of_block(&kv_heads, block) != Some(0) {
                 let what = format!("tensor blk.{block}.attn_output.weight has no weight beside it that makes queries");
