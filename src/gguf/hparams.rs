@@ -162,9 +162,17 @@ impl Keys<'_> {
                 let what = format!("is 0 or missing for block {block}, which has attention weights");
                 return Err(self.fault("attention.head_count", &what));
             }
-            if !with_queries.contains(&block) && of_block(&kv_heads, block) != Some(0) {
-                let what = format!("tensor blk.{block}.attn_output.weight has no weight beside it that makes queries");
-                return Err(Error::new(Kind::Format, format!("{}: {what}", self.file.path().display())));
+            match (with_queries.contains(&block), of_block(&kv_heads, block) == Some(0)) {
+                (true, true) => {
+                    let what = format!("is 0 for block {block}, which has attention weights");
+                    return Err(self.fault("attention.head_count_kv", &what));
+                }
+                // Without keys and queries an output alone is a linear layer in place of attention.
+                (true, false) | (false, true) => {}
+                (false, false) => {
+                    let what = format!("tensor blk.{block}.attn_output.weight has no weight beside it that makes queries");
+                    return Err(Error::new(Kind::Format, format!("{}: {what}", self.file.path().display())));
+                }
             }
         }
         Ok(())

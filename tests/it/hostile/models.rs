@@ -172,6 +172,8 @@ fn sizes(m: &Image) -> Vec<Case> {
     let none = Value::Array(Array::U32(vec![0, 4]));
     cases.push(format("no heads in a block that attends", m.with("llama.attention.head_count", none), "is 0 or missing for block 0"));
     cases.push(format("no number of heads", m.without("llama.attention.head_count"), "is 0 or missing for block 0"));
+    let none = Value::Array(Array::U32(vec![2, 0]));
+    cases.push(format("no key heads in a block that attends", m.with("llama.attention.head_count_kv", none), "is 0 for block 1"));
     let no_queries = m.edited(|content| content.tensors.retain(|t| t.0 != "blk.1.attn_q.weight"));
     cases.push(format("no queries in a block that attends", no_queries, "blk.1.attn_output.weight"));
     let negative = m.with("llama.attention.head_count", Value::I32(-4));
