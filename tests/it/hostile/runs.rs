@@ -1,10 +1,10 @@
 //! Runs that end badly: output that cannot be written, losses that explode, templates that never end, adapters of
 //! another base, prompts that do not fit.
 
+use super::adapters;
 use super::image::Image;
 use super::program::{files, refused, run};
 use super::rows::PAIR;
-use super::adapters;
 use llama_align::gguf::Value;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -106,7 +106,7 @@ fn a_template_that_is_hostile_or_missing_is_an_error() {
     let dir = dir.path();
     let model = Image::of("llama-tied");
     let with = |template: &str| model.with("tokenizer.chat_template", Value::String(template.into()));
-    let nested = format!("{}1{}", "{{ (".repeat(1) + &"(".repeat(5000), ")".repeat(5001) + " }}");
+    let nested = format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000));
     let cases: [(&str, i32); 12] = [
         ("{% for i in range(1000000000) %}x{% endfor %}", 65),
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", 65),
