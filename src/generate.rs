@@ -16,17 +16,24 @@ pub struct GenerateParams {
     pub sampler: SamplerParams,
 }
 
-/// Answers one prompt of token ids; stops at an end-of-generation token.
+/// Answers one prompt of token ids; stops at an end-of-generation token, and where the model's context ends: learned
+/// positions end there, and the runtime ends the process behind them.
 pub fn generate(model: &Arc<Model>, adapters: &[(Arc<Adapter>, f32)], prompt: &[i32], params: &GenerateParams) -> Result<String> {
     if prompt.is_empty() {
         return Err(Error::new(Kind::Argument, "the prompt has no tokens"));
     }
-    let mut context = Context::new(model, prompt.len() + params.n_predict, 1, params.n_threads)?;
+    let n_ctx = model.n_ctx_train();
+    let Some(room) = n_ctx.checked_sub(prompt.len()).filter(|&n| n > 0) else {
+        let message = format!("the prompt has {} tokens, but the model's context is {n_ctx}", prompt.len());
+        return Err(Error::new(Kind::Argument, message));
+    };
+    let n_predict = params.n_predict.min(room);
+    let mut context = Context::new(model, prompt.len() + n_predict, 1, params.n_threads)?;
     context.set_adapters(adapters)?;
     let mut sampler = Sampler::new(model, params.sampler)?;
     let mut batch: Vec<_> = prompt.iter().enumerate().map(|(i, &t)| (t, i, 0)).collect();
     let mut bytes = Vec::new();
-    for step in 0..params.n_predict {
+    for step in 0..n_predict {
         let last = batch.len() - 1;
         context.decode(&batch, |i| i == last)?;
         let token = context.sample(&mut sampler, last)?;

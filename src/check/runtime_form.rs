@@ -3,7 +3,7 @@
 use super::{probe_tokens, RuntimeForm};
 use crate::data::Sequence;
 use crate::engine::{input_bytes, Engine, Form, Inputs, Layout, Lowering, Scope, SEQUENCE_ALIGNMENT};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ir::ValueId;
 use crate::runtime::{Backend, Context, GraphBuilder, Memory, Model};
 use crate::trace::Trace;
@@ -14,6 +14,10 @@ use std::sync::Arc;
 const T_OTHER: usize = 21;
 /// Logits compared past the sliding window: all of them would take gigabytes where window and vocabulary are large.
 const N_PAST_WINDOW: usize = 16;
+/// Pairs of sequences that are packed.
+const T_PACKED: [[usize; 2]; 2] = [[64, 128], [37, 91]];
+/// Positions that the probes need.
+const T_MIN: usize = 128;
 
 /// Logits \[V, T\] of `llama_decode` for one sequence.
 fn decode(context: &mut Context, tokens: &[i32]) -> Result<Vec<f32>> {
@@ -59,6 +63,10 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 
 /// Compares at a token count that was not traced, past the sliding window, and for packed sequences.
 pub(super) fn compare(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize) -> Result<RuntimeForm> {
+    if model.n_ctx_train() < T_MIN {
+        let message = format!("{}: a context of {} tokens, the self-check needs {T_MIN}", model.path().display(), model.n_ctx_train());
+        return Err(Error::new(Kind::Unsupported, message));
+    }
     let mut probes = BTreeMap::new();
     let tokens = probe_tokens(model, T_OTHER, 1);
     let expected = decode(&mut Context::new(model, T_OTHER, 1, n_threads)?, &tokens)?;
@@ -68,7 +76,7 @@ pub(super) fn compare(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize) 
         let n = (model.n_swa() + N_PAST_WINDOW).next_multiple_of(SEQUENCE_ALIGNMENT);
         probes.insert(format!("{n} tokens, past the window"), past_window(model, trace, n, n_threads)?);
     }
-    for pair in [[64, 128], [37, 91]] {
+    for pair in T_PACKED {
         let sequences = [probe_tokens(model, pair[0], 2), probe_tokens(model, pair[1], 3)];
         let found = packed(model, trace, &sequences, n_threads)?;
         probes.insert(format!("{} and {} tokens packed", pair[0], pair[1]), found);

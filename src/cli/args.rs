@@ -31,16 +31,16 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Threads {
-    /// Threads [default: the number of cores]
+    /// Threads; no more than there are cores are started [default: the number of cores]
     #[arg(short = 't', long = "threads")]
     threads: Option<usize>,
 }
 
 impl Threads {
-    /// The number asked for, or that of the cores: more would spin against each other.
+    /// The number asked for, or that of the cores.
     pub(super) fn count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        self.threads.unwrap_or_else(cores).max(1)
+        self.threads.filter(|&n| n > 0).unwrap_or_else(cores)
     }
 
     /// What was asked for, if anything was.

@@ -1,5 +1,6 @@
 //! From a data file to tokenised samples for a method.
 
+use super::Printer;
 use crate::data::{read_all, Dataset, EncodeOptions, Rows, Template, Tokenize};
 use crate::error::Result;
 use crate::runtime::Model;
@@ -10,6 +11,16 @@ use std::path::Path;
 pub(super) fn template(model: &Model) -> Result<Option<Template>> {
     let text = |token: Option<i32>| token.map(|t| model.text_of(t)).unwrap_or_default();
     model.chat_template().map(|source| Template::new(&source, &text(model.bos()), &text(model.eos()))).transpose()
+}
+
+/// The longest row that a model can take of those that were asked for: behind its context it was never trained, and
+/// learned positions end there.
+pub(super) fn max_length(wanted: usize, model: &Model, printer: &mut Printer) -> usize {
+    let context = model.n_ctx_train();
+    if wanted > context {
+        printer.talk(&format!("--max-length {wanted} is more than the model's context: rows of more than {context} tokens are dropped"));
+    }
+    wanted.min(context)
 }
 
 /// Reads and tokenises a file; rows are converted to what `method` trains on, `None` leaves them as they are.

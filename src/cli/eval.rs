@@ -11,6 +11,9 @@ use crate::train::{evaluate, Precision, References, TrainConfig};
 
 /// Runs the command.
 pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
+    if !(args.beta > 0.0 && args.beta.is_finite()) {
+        return Err(Error::new(Kind::Argument, format!("--beta {}: not a positive number", args.beta)));
+    }
     let (model, file) = open_model(&args.model)?;
     let lora = match &args.lora {
         None => None,
@@ -20,7 +23,8 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
             Some(import(&adapter)?)
         }
     };
-    let data = dataset::load(&args.data, &model, None, args.max_length)?;
+    let max_length = dataset::max_length(args.max_length, &model, printer);
+    let data = dataset::load(&args.data, &model, None, max_length)?;
     let (threads, form) = (args.threads.count(), Precision::from_name(&args.precision)?.form());
     let (trace, _) = checked_trace(&model, threads, form)?;
     let max_tokens = TrainConfig::default().micro_batch_tokens;
@@ -52,7 +56,7 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
         }
     }
     if data.report.dropped_too_long > 0 {
-        printer.talk(&format!("{} rows were longer than {} tokens and left out", data.report.dropped_too_long, args.max_length));
+        printer.talk(&format!("{} rows were longer than {} tokens and left out", data.report.dropped_too_long, max_length));
     }
     Ok(0)
 }

@@ -9,6 +9,7 @@ use crate::runtime::{Model, SamplerParams};
 
 /// Runs the command.
 pub(super) fn run(args: &GenerateArgs, printer: &mut Printer) -> Result<u8> {
+    check_sampling(args)?;
     let (model, file) = open_model(&args.model)?;
     let mut adapters = Vec::new();
     for (path, scale) in adapter_list(&args.lora, &args.lora_scaled)? {
@@ -35,6 +36,15 @@ pub(super) fn run(args: &GenerateArgs, printer: &mut Printer) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+fn check_sampling(args: &GenerateArgs) -> Result<()> {
+    for (flag, value, max) in [("temp", args.temp, 100.0), ("top-p", args.top_p, 1.0), ("min-p", args.min_p, 1.0)] {
+        if !(0.0..=max).contains(&value) {
+            return Err(Error::new(Kind::Argument, format!("--{flag} {value}: outside 0 to {max}")));
+        }
+    }
+    Ok(())
 }
 
 fn rendered(model: &Model, prompt: &str, plain: bool) -> Result<String> {

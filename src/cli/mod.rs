@@ -64,8 +64,8 @@ fn open_adapter(path: &Path, model: &Arc<Model>, base: &gguf::File) -> Result<Ar
 fn adapter_list(plain: &[std::path::PathBuf], scaled: &[String]) -> Result<Vec<(std::path::PathBuf, f32)>> {
     let mut list: Vec<_> = plain.iter().map(|p| (p.clone(), 1.0)).collect();
     for text in scaled {
-        let parsed = text.rsplit_once(':').and_then(|(path, scale)| Some((path.into(), scale.parse().ok()?)));
-        list.push(parsed.ok_or_else(|| {
+        let parsed = text.rsplit_once(':').and_then(|(path, scale)| Some((path.into(), scale.parse::<f32>().ok()?)));
+        list.push(parsed.filter(|(_, scale)| scale.is_finite()).ok_or_else(|| {
             Error::new(Kind::Argument, format!("--lora-scaled {text}: expected FILE:SCALE"))
         })?);
     }

@@ -22,10 +22,11 @@ pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
         return Err(Error::new(Kind::Output, message));
     }
     let (model, file) = open_model(&args.model)?;
-    let data = dataset::load(&args.data, &model, Some(config.method), config.max_length)?;
+    let max_length = dataset::max_length(config.max_length, &model, printer);
+    let data = dataset::load(&args.data, &model, Some(config.method), max_length)?;
     report_data(printer, &args.data, &data);
     let held_out = match &config.eval_data {
-        Some(path) => Some(dataset::load(path, &model, Some(config.method), config.max_length)?),
+        Some(path) => Some(dataset::load(path, &model, Some(config.method), max_length)?),
         None => None,
     };
     let (trace, check) = checked_trace(&model, config.threads, config.precision.form())?;

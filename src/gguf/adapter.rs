@@ -1,5 +1,6 @@
 //! What an adapter file must hold before llama.cpp's loader sees it, and whether it fits a model.
 
+use super::model::holds_weights;
 use super::{base_hash, File, Value};
 use crate::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
@@ -49,6 +50,11 @@ pub fn validate_adapter(file: &File) -> Result<AdapterInfo> {
             return Err(file.fault("adapter.alora.invocation_tokens", "is no list of 32-bit numbers"));
         }
     }
+    for key in ["adapter.lora.task_name", "adapter.lora.prompt_prefix"] {
+        if file.get(key).is_some_and(|v| v.as_str().is_none()) {
+            return Err(file.fault(key, "is no text"));
+        }
+    }
     let fault = |name: &str, what: &str| Error::new(Kind::Format, format!("{}: tensor {name} {what}", file.path().display()));
     let mut halves: BTreeMap<&str, [Option<[u64; 4]>; 2]> = BTreeMap::new();
     for tensor in file.tensors() {
@@ -58,6 +64,9 @@ pub fn validate_adapter(file: &File) -> Result<AdapterInfo> {
             (_, Some(weight)) => (weight, 1),
             _ => return Err(fault(name, "is no factor of an adapter")),
         };
+        if !holds_weights(tensor.ty) {
+            return Err(fault(name, &format!("is of type {}, which cannot be multiplied by", tensor.ty.name())));
+        }
         halves.entry(weight).or_default()[half] = Some(tensor.ne);
     }
     let mut pairs = Vec::with_capacity(halves.len());

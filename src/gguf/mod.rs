@@ -6,8 +6,10 @@
 
 mod adapter;
 mod cursor;
+mod hparams;
 mod model;
 mod reader;
+mod tokenizer;
 mod value;
 mod writer;
 

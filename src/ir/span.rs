@@ -53,8 +53,12 @@ impl MaskRule {
     ///
     /// The last query decides the candidate: with `n` positions it sees `n` keys if causal, fewer with a window or chunk.
     pub fn fit(mask: &[f32], n_keys: usize, n_queries: usize) -> Option<Self> {
-        let at = |q: usize, k: usize| mask[q * n_keys + k];
         let last = n_queries.checked_sub(1)?;
+        // A cache that holds fewer keys than there are queries, or a mask without a row for each, fits nothing.
+        if n_keys < n_queries || mask.len() < n_keys.checked_mul(n_queries)? {
+            return None;
+        }
+        let at = |q: usize, k: usize| mask[q * n_keys + k];
         let open_last = (0..n_queries).filter(|&k| at(last, k).is_finite()).count();
         let open_first = (0..n_queries).filter(|&k| at(0, k).is_finite()).count();
         let alibi = (0..n_queries).any(|k| at(last, k).is_finite() && at(last, k) != 0.0);
@@ -101,5 +105,7 @@ mod tests {
         let mut mask = render(MaskRule { span: Span::Causal, alibi: false }, 9, 9);
         mask[4 * 9 + 2] = -1.0;
         assert_eq!(MaskRule::fit(&mask, 9, 9), None);
+        assert_eq!(MaskRule::fit(&mask, 9, 10), None, "a row too few");
+        assert_eq!(MaskRule::fit(&mask[..54], 6, 9), None, "fewer keys than queries");
     }
 }

@@ -110,7 +110,10 @@ pub struct ContextSpec {
 }
 
 macro_rules! table {
-    ($($(#[$doc:meta])* $field:ident : fn($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)?),+ $(,)?) => {
+    (
+        $($(#[$doc:meta])* $field:ident : fn($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)?),+ $(,)?;
+        $($(#[$g_doc:meta])* $g_field:ident : fn($($g_arg:ident : $g_ty:ty),* $(,)?) $(-> $g_ret:ty)?),+ $(,)?
+    ) => {
         /// The functions of ggml and llama.cpp that this library calls, and the facts it must know about them.
         #[repr(C)]
         #[derive(Clone, Copy, Debug)]
@@ -124,6 +127,7 @@ macro_rules! table {
             /// `GGML_BACKEND_BUFFER_USAGE_WEIGHTS`.
             pub usage_weights: c_int,
             $($(#[$doc])* pub $field: unsafe extern "C" fn($($arg: $ty),*) $(-> $ret)?,)+
+            $($(#[$g_doc])* pub $g_field: unsafe extern "C-unwind" fn($($g_arg: $g_ty),*) $(-> $g_ret)?,)+
         }
     };
 }
@@ -191,8 +195,6 @@ table! {
     tensor_place: fn(buffer: *mut GgmlBuffer, tensor: *mut GgmlTensor, addr: *mut c_void) -> c_int,
     /// True if a CPU device can run this node.
     supports_op: fn(backend: *mut GgmlBackend, tensor: *const GgmlTensor) -> bool,
-    /// Loads a model mapped, on the CPU, without extra buffer types.
-    model_load: fn(path: *const c_char) -> *mut LlamaModel,
     /// `llama_model_free`
     model_free: fn(model: *mut LlamaModel),
     /// `llama_model_get_vocab`
@@ -223,28 +225,18 @@ table! {
     vocab_is_eog: fn(vocab: *const LlamaVocab, token: i32) -> bool,
     /// `llama_vocab_get_text`
     vocab_text: fn(vocab: *const LlamaVocab, token: i32) -> *const c_char,
-    /// `llama_tokenize`
-    tokenize: fn(vocab: *const LlamaVocab, text: *const c_char, bytes: i32, out: *mut i32, n_max: i32, add_special: bool, parse_special: bool) -> i32,
     /// `llama_token_to_piece`
     piece: fn(vocab: *const LlamaVocab, token: i32, buf: *mut c_char, bytes: i32, lstrip: i32, special: bool) -> i32,
-    /// A context with flash attention, F16 K and V, a full-size sliding-window cache; NULL on failure.
-    context_new: fn(model: *mut LlamaModel, spec: *const ContextSpec) -> *mut LlamaContext,
     /// `llama_free`
     context_free: fn(ctx: *mut LlamaContext),
     /// `llama_memory_clear` of the context's memory.
     context_clear: fn(ctx: *mut LlamaContext),
     /// `llama_memory_seq_rm`
     context_remove: fn(ctx: *mut LlamaContext, seq: i32, from: i32, to: i32) -> bool,
-    /// `llama_decode`
-    decode: fn(ctx: *mut LlamaContext, batch: LlamaBatch) -> i32,
     /// `llama_get_logits_ith`
     logits: fn(ctx: *mut LlamaContext, i: i32) -> *mut f32,
-    /// `llama_adapter_lora_init`
-    adapter_load: fn(model: *mut LlamaModel, path: *const c_char) -> *mut LlamaAdapter,
     /// `llama_adapter_lora_free`
     adapter_free: fn(adapter: *mut LlamaAdapter),
-    /// `llama_set_adapters_lora`
-    adapters_set: fn(ctx: *mut LlamaContext, adapters: *mut *mut LlamaAdapter, n: usize, scales: *mut f32) -> i32,
     /// A sampler chain: temperature 0 is greedy, otherwise top-k, top-p, min-p, temperature, seed.
     sampler_new: fn(temperature: f32, top_k: i32, top_p: f32, min_p: f32, seed: u32) -> *mut LlamaSampler,
     /// `llama_sampler_free`
@@ -252,5 +244,18 @@ table! {
     /// `llama_sampler_sample`, which also accepts the token.
     sample: fn(sampler: *mut LlamaSampler, ctx: *mut LlamaContext, i: i32) -> i32,
     /// Copies the last error lines that ggml or llama.cpp logged into `buf`; returns the bytes written.
-    last_log: fn(buf: *mut c_char, bytes: usize) -> usize,
+    last_log: fn(buf: *mut c_char, bytes: usize) -> usize;
+
+    /// Loads a model mapped, on the CPU, without extra buffer types.
+    model_load: fn(path: *const c_char) -> *mut LlamaModel,
+    /// `llama_tokenize`
+    tokenize: fn(vocab: *const LlamaVocab, text: *const c_char, bytes: i32, out: *mut i32, n_max: i32, add_special: bool, parse_special: bool) -> i32,
+    /// A context with flash attention, F16 K and V, a full-size sliding-window cache; NULL on failure.
+    context_new: fn(model: *mut LlamaModel, spec: *const ContextSpec) -> *mut LlamaContext,
+    /// `llama_decode`
+    decode: fn(ctx: *mut LlamaContext, batch: LlamaBatch) -> i32,
+    /// `llama_adapter_lora_init`
+    adapter_load: fn(model: *mut LlamaModel, path: *const c_char) -> *mut LlamaAdapter,
+    /// `llama_set_adapters_lora`
+    adapters_set: fn(ctx: *mut LlamaContext, adapters: *mut *mut LlamaAdapter, n: usize, scales: *mut f32) -> i32,
 }

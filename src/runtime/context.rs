@@ -1,8 +1,9 @@
 //! A decoding context: logits of llama.cpp itself, adapters, and its samplers.
 
-use super::abi::{ContextSpec, LlamaAdapter, LlamaBatch, LlamaContext, LlamaSampler};
+use super::abi::{ContextSpec, LlamaAdapter, LlamaBatch, LlamaContext, LlamaSampler, Table};
+use super::guard::guarded;
 use super::Model;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use std::ffi::CString;
 use std::path::Path;
 use std::sync::Arc;
@@ -51,7 +52,8 @@ impl Adapter {
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| Error::new(Kind::Argument, format!("{}: the path holds a NUL byte", path.display())))?;
         // SAFETY: live model, NUL-terminated path.
-        let ptr = unsafe { (model.runtime.table.adapter_load)(model.ptr, c_path.as_ptr()) };
+        let loaded = guarded(|| unsafe { (model.runtime.table.adapter_load)(model.ptr, c_path.as_ptr()) });
+        let ptr = loaded.during(|| path.display().to_string())?;
         if ptr.is_null() {
             let message = format!("{}: llama.cpp refuses the adapter: {}", path.display(), model.runtime.last_log());
             return Err(Error::new(Kind::Mismatch, message));
@@ -73,7 +75,7 @@ impl Context {
         let spec = ContextSpec {
             n_ctx: n_ctx as u32,
             n_seq_max: n_seq_max as u32,
-            n_threads: n_threads as i32,
+            n_threads: super::n_threads_started(n_threads) as i32,
             eval: None,
             abort: None,
             user: std::ptr::null_mut(),
@@ -86,7 +88,8 @@ impl Context {
     /// The callbacks and the user data of `spec` outlive the context.
     pub(super) unsafe fn with_spec(model: &Arc<Model>, spec: &ContextSpec) -> Result<Self> {
         // SAFETY: live model; the rest by the caller.
-        let ptr = unsafe { (model.runtime.table.context_new)(model.ptr, spec) };
+        let made = guarded(|| unsafe { (model.runtime.table.context_new)(model.ptr, spec) });
+        let ptr = made.during(|| model.path().display().to_string())?;
         if ptr.is_null() {
             let message = format!(
                 "{}: llama.cpp makes no context of {} tokens: {}",
@@ -104,10 +107,9 @@ impl Context {
         let mut pointers: Vec<_> = adapters.iter().map(|(a, _)| a.ptr).collect();
         let mut scales: Vec<f32> = adapters.iter().map(|(_, s)| *s).collect();
         // SAFETY: arrays of equal length; llama.cpp copies them; the adapters are kept alive below.
-        let status = unsafe {
-            let set = self.model.runtime.table.adapters_set;
-            set(self.ptr, pointers.as_mut_ptr(), pointers.len(), scales.as_mut_ptr())
-        };
+        let status = self.call(|table, ctx| unsafe {
+            (table.adapters_set)(ctx, pointers.as_mut_ptr(), pointers.len(), scales.as_mut_ptr())
+        })?;
         if status != 0 {
             return Err(Error::new(Kind::Mismatch, format!("llama.cpp does not apply the adapters (status {status})")));
         }
@@ -117,8 +119,10 @@ impl Context {
 
     /// Forgets all sequences.
     pub fn clear(&mut self) {
-        // SAFETY: plain call.
-        unsafe { (self.model.runtime.table.context_clear)(self.ptr) }
+        if !self.ptr.is_null() {
+            // SAFETY: a live context.
+            unsafe { (self.model.runtime.table.context_clear)(self.ptr) }
+        }
     }
 
     /// Decodes tokens `(token, position, sequence)` in one batch, logits for those where `wanted` says so.
@@ -155,13 +159,29 @@ impl Context {
             logits: logits.as_mut_ptr(),
         };
         // SAFETY: every array has `n_tokens` entries and outlives the call; llama.cpp checks token ids itself.
-        Ok(unsafe { (self.model.runtime.table.decode)(self.ptr, batch) })
+        self.call(|table, ctx| unsafe { (table.decode)(ctx, batch) })
+    }
+
+    /// Guards a call. After a failed assertion the context is in no known state: it is leaked, and refuses further calls.
+    fn call<T>(&mut self, call: impl FnOnce(&Table, *mut LlamaContext) -> T) -> Result<T> {
+        if self.ptr.is_null() {
+            return Err(Error::new(Kind::Internal, "a context is used after an assertion of llama.cpp failed"));
+        }
+        let result = guarded(|| call(&self.model.runtime.table, self.ptr));
+        if result.is_err() {
+            self.ptr = std::ptr::null_mut();
+        }
+        result.during(|| self.model.path().display().to_string())
     }
 
     /// Logits \[V\] of the `i`-th token of the last batch, which must have been wanted.
     pub fn logits(&self, i: usize) -> Result<&[f32]> {
-        // SAFETY: NULL if there are none, otherwise `n_vocab` floats that live until the next decode.
-        let ptr = unsafe { (self.model.runtime.table.logits)(self.ptr, i as i32) };
+        let ptr = if self.ptr.is_null() {
+            std::ptr::null_mut()
+        } else {
+            // SAFETY: NULL if there are none, otherwise `n_vocab` floats that live until the next decode.
+            unsafe { (self.model.runtime.table.logits)(self.ptr, i as i32) }
+        };
         if ptr.is_null() {
             return Err(Error::new(Kind::Internal, format!("llama.cpp has no logits for token {i}")));
         }
@@ -178,15 +198,17 @@ impl Context {
 
     /// Drops a sequence's tokens from position `from` on.
     pub fn truncate(&mut self, sequence: usize, from: usize) -> bool {
-        // SAFETY: plain call.
-        unsafe { (self.model.runtime.table.context_remove)(self.ptr, sequence as i32, from as i32, -1) }
+        // SAFETY: a live context.
+        !self.ptr.is_null() && unsafe { (self.model.runtime.table.context_remove)(self.ptr, sequence as i32, from as i32, -1) }
     }
 }
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: made by `context_new`, freed once, before its adapters and its model.
-        unsafe { (self.model.runtime.table.context_free)(self.ptr) }
+        if !self.ptr.is_null() {
+            // SAFETY: made by `context_new`, freed once, before its adapters and its model.
+            unsafe { (self.model.runtime.table.context_free)(self.ptr) }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::abi::{GgmlAllocator, GgmlBackend, GgmlBuffer, GgmlContext, GgmlTensor
 use super::{Runtime, WeightData};
 use crate::error::{Error, Kind, Result};
 use quant::Type;
-use std::alloc::{alloc_zeroed, dealloc, handle_alloc_error, Layout};
+use std::alloc::{alloc_zeroed, dealloc, Layout};
 use std::ffi::{c_int, c_void};
 use std::sync::{Arc, Mutex};
 
@@ -24,8 +24,9 @@ pub struct Backend {
 unsafe impl Send for Backend {}
 
 impl Backend {
-    /// A CPU backend with this many threads.
+    /// A CPU backend with this many threads, but no more than there are cores.
     pub fn new(runtime: &Arc<Runtime>, n_threads: usize) -> Result<Self> {
+        let n_threads = super::n_threads_started(n_threads);
         // SAFETY: plain calls; NULL is checked.
         let (ptr, alloc) = unsafe {
             let ptr = (runtime.table.backend_cpu)(n_threads as c_int);
@@ -82,13 +83,16 @@ unsafe impl Send for Memory {}
 impl Memory {
     /// Reserves `capacity` bytes, zeroed when first touched.
     pub fn new(runtime: &Arc<Runtime>, capacity: usize) -> Result<Self> {
-        let capacity = capacity.max(ALIGNMENT).next_multiple_of(ALIGNMENT);
+        let wanted = capacity;
+        let refused = || Error::new(Kind::Memory, format!("no memory for {wanted} bytes"));
+        let capacity = wanted.max(ALIGNMENT).checked_next_multiple_of(ALIGNMENT).filter(|&c| c <= isize::MAX as usize);
+        let capacity = capacity.ok_or_else(refused)?;
         let layout = Self::layout(capacity);
         // SAFETY: the size is not zero; the buffer wraps memory that `drop` frees after it.
         unsafe {
             let data = alloc_zeroed(layout);
             if data.is_null() {
-                handle_alloc_error(layout);
+                return Err(refused());
             }
             let buffer = (runtime.table.buffer_from_ptr)(data.cast(), capacity);
             if buffer.is_null() {

@@ -4,6 +4,7 @@
 //! those structs change from release to release.
 
 use super::abi::*;
+use super::guard::{on_abort, OnAbort};
 use ggml_sys as sys;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::sync::Mutex;
@@ -106,7 +107,14 @@ unsafe extern "C" fn supports_op(backend: *mut GgmlBackend, tensor: *const GgmlT
     unsafe { sys::ggml_backend_supports_op(backend.cast(), tensor.cast()) }
 }
 
-unsafe extern "C" fn model_load(path: *const c_char) -> *mut LlamaModel {
+/// A binding as a function that a failed assertion may unwind through.
+macro_rules! unwinding {
+    ($f:ident: fn($($arg:ty),*) -> $ret:ty) => {
+        std::mem::transmute::<unsafe extern "C" fn($($arg),*) -> $ret, unsafe extern "C-unwind" fn($($arg),*) -> $ret>(sys::$f)
+    };
+}
+
+unsafe extern "C-unwind" fn model_load(path: *const c_char) -> *mut LlamaModel {
     // SAFETY: `path` is NUL-terminated; an empty, NULL-terminated device list keeps every weight on the CPU.
     unsafe {
         let mut params = sys::llama_model_default_params();
@@ -114,7 +122,8 @@ unsafe extern "C" fn model_load(path: *const c_char) -> *mut LlamaModel {
         params.devices = no_devices.as_mut_ptr();
         params.n_gpu_layers = 0;
         params.use_extra_bufts = false;
-        sys::llama_model_load_from_file(path, params).cast()
+        let load = unwinding!(llama_model_load_from_file: fn(*const c_char, sys::llama_model_params) -> *mut sys::llama_model);
+        load(path, params).cast()
     }
 }
 
@@ -123,7 +132,7 @@ unsafe extern "C" fn model_template(model: *const LlamaModel) -> *const c_char {
     unsafe { sys::llama_model_chat_template(model.cast(), std::ptr::null()) }
 }
 
-unsafe extern "C" fn context_new(model: *mut LlamaModel, spec: *const ContextSpec) -> *mut LlamaContext {
+unsafe extern "C-unwind" fn context_new(model: *mut LlamaModel, spec: *const ContextSpec) -> *mut LlamaContext {
     // SAFETY: `spec` lives during the call; the callbacks differ from the binding's only in the tensor struct's name.
     unsafe {
         let spec = *spec;
@@ -144,7 +153,8 @@ unsafe extern "C" fn context_new(model: *mut LlamaModel, spec: *const ContextSpe
         params.cb_eval_user_data = spec.user;
         params.abort_callback = spec.abort;
         params.abort_callback_data = spec.user;
-        sys::llama_init_from_model(model.cast(), params).cast()
+        let init = unwinding!(llama_init_from_model: fn(*mut sys::llama_model, sys::llama_context_params) -> *mut sys::llama_context);
+        init(model.cast(), params).cast()
     }
 }
 
@@ -178,14 +188,15 @@ unsafe extern "C" fn sampler_new(temperature: f32, top_k: i32, top_p: f32, min_p
     }
 }
 
-/// The table of the built-in llama.cpp. Installs the log sink, once per process.
+/// The table of the built-in llama.cpp. Installs the log sink and the abort callback, once per process.
 pub(super) fn table() -> Table {
     static READY: std::sync::Once = std::sync::Once::new();
     READY.call_once(|| {
-        // SAFETY: the sink is a plain function with static storage.
+        // SAFETY: both are plain functions; only guarded threads unwind, through functions that are declared to.
         unsafe {
             sys::llama_backend_init();
             sys::llama_log_set(Some(keep_errors), std::ptr::null_mut());
+            sys::ggml_set_abort_callback(Some(std::mem::transmute::<OnAbort, unsafe extern "C" fn(*const c_char)>(on_abort)));
         }
     });
     /// A binding's function as the table's type: the same C signature, with this crate's names for the structs.

@@ -7,6 +7,7 @@ pub mod abi;
 mod capture;
 mod context;
 mod graph;
+mod guard;
 #[cfg(feature = "linked")]
 mod linked;
 mod model;
@@ -95,6 +96,13 @@ impl Runtime {
         buf.truncate(n);
         String::from_utf8_lossy(&buf).trim().replace('\n', "; ")
     }
+}
+
+/// The threads that are started where `wanted` are asked for: no more than there are cores. ggml's threads spin while they
+/// wait for each other, so that a few too many make a computation a hundred times slower.
+fn n_threads_started(wanted: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    wanted.clamp(1, cores)
 }
 
 /// A copy of a C string; empty for NULL.

@@ -1,9 +1,10 @@
 //! A loaded model: facts, vocabulary, and where its weights lie.
 
 use super::abi::{GgmlTensor, LlamaModel, LlamaVocab, ToFloat};
+use super::guard::guarded;
 use super::{text, Runtime};
 use crate::data::Tokenize;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +40,13 @@ unsafe impl Send for WeightData {}
 // SAFETY: as above.
 unsafe impl Sync for WeightData {}
 
+/// Longest text that is tokenised, in bytes.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+/// llama.cpp splits words with `std::regex`, which recurses for every character of a run: some 400 bytes of stack each.
+/// Longer texts than this get a thread whose stack holds that.
+const TEXT_BYTES_SMALL: usize = 512;
+const STACK_PER_BYTE: usize = 1024;
+
 impl Model {
     /// Opens a GGUF file, mapped, on the CPU, its weights in the file's own layout. The file must have been validated
     /// (`gguf::validate_model`): the runtime aborts on some malformed files.
@@ -46,10 +54,11 @@ impl Model {
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| Error::new(Kind::Argument, format!("{}: the path holds a NUL byte", path.display())))?;
         // SAFETY: the path is NUL-terminated; the pointers are checked before use.
-        let (ptr, vocab) = unsafe {
+        let loaded = guarded(|| unsafe {
             let ptr = (runtime.table.model_load)(c_path.as_ptr());
             (ptr, if ptr.is_null() { std::ptr::null() } else { (runtime.table.model_vocab)(ptr) })
-        };
+        });
+        let (ptr, vocab) = loaded.during(|| path.display().to_string())?;
         if ptr.is_null() {
             let message = format!("{}: llama.cpp cannot load this model: {}", path.display(), runtime.last_log());
             return Err(Error::new(Kind::Unsupported, message));
@@ -89,10 +98,15 @@ impl Model {
         unsafe { (self.runtime.table.vocab_n_tokens)(self.vocab) }.max(0) as usize
     }
 
-    /// Sliding window in tokens, 0 if there is none.
+    /// Sliding window in tokens, 0 if there is none. A window that no context of the model reaches past is none.
     pub fn n_swa(&self) -> usize {
         // SAFETY: plain call.
-        unsafe { (self.runtime.table.model_n_swa)(self.ptr) }.max(0) as usize
+        let window = unsafe { (self.runtime.table.model_n_swa)(self.ptr) }.max(0) as usize;
+        if window < self.n_ctx_train() {
+            window
+        } else {
+            0
+        }
     }
 
     /// Number of blocks.
@@ -142,6 +156,19 @@ impl Model {
         }
     }
 
+    fn tokenize_here(&self, text: &str, parse_special: bool) -> Result<Vec<i32>> {
+        let too_long = || Error::new(Kind::Data, format!("a text of {} bytes is too long to tokenise", text.len()));
+        let bytes = i32::try_from(text.len()).map_err(|_| too_long())?;
+        let mut out = vec![0i32; text.len() + 8];
+        // SAFETY: pointer and length belong together on both sides.
+        let n = guarded(|| unsafe {
+            let (n_max, tokenize) = (out.len() as i32, self.runtime.table.tokenize);
+            tokenize(self.vocab, text.as_ptr().cast(), bytes, out.as_mut_ptr(), n_max, false, parse_special)
+        })?;
+        out.truncate(usize::try_from(n).map_err(|_| too_long())?);
+        Ok(out)
+    }
+
     fn token(&self, token: i32) -> Option<i32> {
         (token >= 0 && (token as usize) < self.n_vocab()).then_some(token)
     }
@@ -156,16 +183,20 @@ impl Drop for Model {
 
 impl Tokenize for Model {
     fn tokenize(&self, text: &str, parse_special: bool) -> Result<Vec<i32>> {
-        let too_long = || Error::new(Kind::Data, format!("a text of {} bytes is too long to tokenise", text.len()));
-        let bytes = i32::try_from(text.len()).map_err(|_| too_long())?;
-        let mut out = vec![0i32; text.len() + 8];
-        // SAFETY: pointer and length belong together on both sides.
-        let n = unsafe {
-            let (n_max, tokenize) = (out.len() as i32, self.runtime.table.tokenize);
-            tokenize(self.vocab, text.as_ptr().cast(), bytes, out.as_mut_ptr(), n_max, false, parse_special)
-        };
-        out.truncate(usize::try_from(n).map_err(|_| too_long())?);
-        Ok(out)
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(Error::new(Kind::Data, format!("a text of {} bytes is longer than {TEXT_BYTES_MAX}", text.len())));
+        }
+        if text.len() <= TEXT_BYTES_SMALL {
+            return self.tokenize_here(text, parse_special);
+        }
+        let stack_bytes = (text.len() + TEXT_BYTES_SMALL) * STACK_PER_BYTE;
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(stack_bytes);
+            let thread = thread.spawn_scoped(scope, || self.tokenize_here(text, parse_special));
+            let failed = |what: &str| Error::new(Kind::Memory, format!("tokenising {} bytes: {what}", text.len()));
+            let thread = thread.map_err(|e| failed(&format!("no thread with a stack of {stack_bytes} bytes: {e}")))?;
+            thread.join().map_err(|_| failed("the thread panicked"))?
+        })
     }
 
     fn bos(&self) -> Option<i32> {

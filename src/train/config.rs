@@ -239,9 +239,6 @@ impl TrainConfig {
         }
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.threads = if self.threads == 0 { cores() } else { self.threads };
-        if self.threads > 1024 {
-            return Err(bad("threads", &format!("{} is more than 1024", self.threads)));
-        }
         self.precision = self.precision.resolve();
         if self.learning_rate == 0.0 {
             self.learning_rate = self.method.learning_rate();

@@ -6,6 +6,7 @@ mod check_models;
 mod golden;
 mod gradients;
 mod graph;
+mod hostile;
 mod logits;
 mod models;
 mod oracle;
