@@ -29,7 +29,7 @@ answers() {
     echo "$prompt"
     "$align" generate -m "$model" "$@" -p "$prompt" -n 90 | sed 's/^/    /'
     "$align" generate -m "$model" "$@" -f "$work/prompts.jsonl" -n 24 --json > "$work/answers.jsonl"
-    echo "answers that begin with \"In short: \": $(grep -c '"completion":"In short: ' "$work/answers.jsonl" || true) of 8 held-out prompts"
+    echo "answers that begin with \"In short:\": $(grep -c '"completion":"In short:' "$work/answers.jsonl" || true) of 8 held-out prompts"
 }
 
 started=$(date +%s)

@@ -18,7 +18,12 @@ pub struct GenerateParams {
 
 /// Answers one prompt of token ids; stops at an end-of-generation token, and where the model's context ends: learned
 /// positions end there, and the runtime ends the process behind them.
-pub fn generate(model: &Arc<Model>, adapters: &[(Arc<Adapter>, f32)], prompt: &[i32], params: &GenerateParams) -> Result<String> {
+pub fn generate(
+    model: &Arc<Model>,
+    adapters: &[(Arc<Adapter>, f32)],
+    prompt: &[i32],
+    params: &GenerateParams,
+) -> Result<String> {
     if prompt.is_empty() {
         return Err(Error::new(Kind::Argument, "the prompt has no tokens"));
     }

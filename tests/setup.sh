@@ -26,7 +26,7 @@ libclang || missing="$missing libclang"
 clang_headers || missing="$missing clang-headers"
 
 if ! command -v cargo >/dev/null 2>&1; then
-    echo "Rust is missing: install rustc and cargo 1.88 or later (rustup, or your distribution), then run this again." >&2
+    echo "Rust is missing: install rustc and cargo 1.89 or later (rustup, or your distribution), then run this again." >&2
     exit 1
 fi
 [ -z "$missing" ] && exit 0

@@ -33,7 +33,9 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Size { ty, bytes, values } => write!(f, "{bytes} bytes do not hold {values} values of {}", ty.name()),
+            Error::Size { ty, bytes, values } => {
+                write!(f, "{bytes} bytes do not hold {values} values of {}", ty.name())
+            }
             Error::Unsupported(ty) => write!(f, "no codec for {}", ty.name()),
         }
     }
@@ -83,7 +85,7 @@ pub fn dequantize_row(ty: Type, src: &[u8], dst: &mut [f32]) -> Result<(), Error
 /// # Errors
 /// If the values are no whole number of blocks, or the type has no encoder here.
 pub fn quantize_row(ty: Type, src: &[f32]) -> Result<Vec<u8>, Error> {
-    if src.len() % ty.block_len() != 0 {
+    if !src.len().is_multiple_of(ty.block_len()) {
         return Err(Error::Size { ty, bytes: 0, values: src.len() });
     }
     let mut out = Vec::with_capacity(src.len() / ty.block_len() * ty.block_bytes());
@@ -157,7 +159,9 @@ mod tests {
     #[test]
     fn encoders_come_back_within_half_a_step() {
         let values: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin() * 3.0).collect();
-        for (ty, step) in [(Type::Q4_0, 0.4), (Type::Q4_1, 0.41), (Type::Q8_0, 0.025), (Type::F16, 0.003), (Type::BF16, 0.02)] {
+        for (ty, step) in
+            [(Type::Q4_0, 0.4), (Type::Q4_1, 0.41), (Type::Q8_0, 0.025), (Type::F16, 0.003), (Type::BF16, 0.02)]
+        {
             let bytes = quantize_row(ty, &values).unwrap();
             let mut back = vec![0.0; 64];
             dequantize_row(ty, &bytes, &mut back).unwrap();

@@ -11,7 +11,10 @@ pub fn import(file: &File) -> Result<Lora> {
         let fault = |what: &str| Error::new(Kind::Format, format!("{}: tensor {name}: {what}", file.path().display()));
         let tensor = file.tensor(&name).ok_or_else(|| fault("is missing"))?;
         if tensor.ne[2] * tensor.ne[3] != 1 {
-            return Err(Error::new(Kind::Unsupported, format!("{}: tensor {name}: factors of experts", file.path().display())));
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("{}: tensor {name}: factors of experts", file.path().display()),
+            ));
         }
         let mut out = vec![0.0; (tensor.ne[0] * tensor.ne[1]) as usize];
         quant::dequantize_row(tensor.ty, file.data(tensor), &mut out).map_err(|e| fault(&e.to_string()))?;

@@ -86,7 +86,8 @@ const PEFT_NAMES: [(&str, &str); 8] = [
 
 /// The weights that a list of targets means: `all-linear`, or module names separated by commas, GGUF's or PEFT's.
 pub fn resolve_targets(targets: &str, available: &[Linear]) -> Result<Vec<Linear>> {
-    let module = |name: &str| name.splitn(3, '.').nth(2).and_then(|m| m.strip_suffix(".weight")).unwrap_or(name).to_owned();
+    let module =
+        |name: &str| name.splitn(3, '.').nth(2).and_then(|m| m.strip_suffix(".weight")).unwrap_or(name).to_owned();
     if targets.trim() == "all-linear" {
         return Ok(available.to_vec());
     }
@@ -96,7 +97,8 @@ pub fn resolve_targets(targets: &str, available: &[Linear]) -> Result<Vec<Linear
         let name = PEFT_NAMES.iter().find(|(peft, _)| *peft == target).map_or(target, |(_, gguf)| gguf);
         if !known.contains(name) {
             let list: Vec<_> = known.into_iter().collect();
-            let message = format!("--lora-targets {target}: the model has no such linear weights; it has {}", list.join(", "));
+            let message =
+                format!("--lora-targets {target}: the model has no such linear weights; it has {}", list.join(", "));
             return Err(Error::new(Kind::Argument, message));
         }
         wanted.insert(name.to_owned());
@@ -130,7 +132,10 @@ mod tests {
     #[test]
     fn targets_are_named_as_in_gguf_or_peft() {
         let names = |t: &str| resolve_targets(t, &linears()).map(|l| l.len());
-        assert_eq!((names("all-linear").unwrap(), names("q_proj").unwrap(), names("attn_q, up_proj").unwrap()), (3, 2, 3));
+        assert_eq!(
+            (names("all-linear").unwrap(), names("q_proj").unwrap(), names("attn_q, up_proj").unwrap()),
+            (3, 2, 3)
+        );
         assert!(names("v_proj").unwrap_err().to_string().contains("attn_q, ffn_up"));
         assert!(names(" ,").is_err());
     }

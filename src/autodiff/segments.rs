@@ -38,7 +38,8 @@ impl Segments {
         let n = logits.0 as usize + 1;
         let cuts = cut_positions(program, n);
         if cuts.is_empty() {
-            let message = format!("architecture {}: no block's weights are on the way to the logits", program.architecture);
+            let message =
+                format!("architecture {}: no block's weights are on the way to the logits", program.architecture);
             return Err(Error::new(Kind::Unsupported, message));
         }
         let segment_of = |v: ValueId| cuts.iter().take_while(|(at, _)| v.0 as usize >= *at).count();
@@ -153,5 +154,12 @@ fn live_bytes(program: &Program, n: usize) -> Vec<i64> {
         }
     }
     let mut alive = 0;
-    change.iter().map(|c| { alive += c; alive }).take(n).collect()
+    change
+        .iter()
+        .map(|c| {
+            alive += c;
+            alive
+        })
+        .take(n)
+        .collect()
 }

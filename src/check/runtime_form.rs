@@ -52,19 +52,26 @@ fn own(model: &Arc<Model>, trace: &Trace, layout: &Layout, n_threads: usize) -> 
 
 fn difference(a: &[f32], b: &[f32]) -> f32 {
     // NaN compares as different from everything.
-    a.iter().zip(b).map(|(x, y)| if x == y { 0.0 } else { (x - y).abs().max(f32::MIN_POSITIVE) }).fold(0.0, |m: f32, d| {
-        if d.is_nan() {
-            f32::INFINITY
-        } else {
-            m.max(d)
-        }
-    })
+    a.iter().zip(b).map(|(x, y)| if x == y { 0.0 } else { (x - y).abs().max(f32::MIN_POSITIVE) }).fold(
+        0.0,
+        |m: f32, d| {
+            if d.is_nan() {
+                f32::INFINITY
+            } else {
+                m.max(d)
+            }
+        },
+    )
 }
 
 /// Compares at a token count that was not traced, past the sliding window, and for packed sequences.
 pub(super) fn compare(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize) -> Result<RuntimeForm> {
     if model.n_ctx_train() < T_MIN {
-        let message = format!("{}: a context of {} tokens, the self-check needs {T_MIN}", model.path().display(), model.n_ctx_train());
+        let message = format!(
+            "{}: a context of {} tokens, the self-check needs {T_MIN}",
+            model.path().display(),
+            model.n_ctx_train()
+        );
         return Err(Error::new(Kind::Unsupported, message));
     }
     let mut probes = BTreeMap::new();
@@ -95,11 +102,11 @@ fn past_window(model: &Arc<Model>, trace: &Arc<Trace>, n: usize, n_threads: usiz
     context.decode(&batch, |i| (first - 1..n - 1).contains(&i))?;
     let mut engine = Engine::with_form(model, trace, Vec::new(), n_threads, Form::Runtime)?;
     let (mut worst, mut fault) = (0.0f32, None);
-    engine.visit_logits(&[&Sequence { tokens, prompt_len: first }], &mut |_, place, logits| {
-        match context.logits(place - 1) {
-            Ok(expected) => worst = worst.max(difference(expected, logits)),
-            Err(e) => fault = Some(e),
-        }
+    engine.visit_logits(&[&Sequence { tokens, prompt_len: first }], &mut |_, place, logits| match context
+        .logits(place - 1)
+    {
+        Ok(expected) => worst = worst.max(difference(expected, logits)),
+        Err(e) => fault = Some(e),
     })?;
     fault.map_or(Ok(worst), Err)
 }

@@ -42,12 +42,18 @@ fn print(report: &Report, printer: &mut Printer) {
     for name in modules(&report.trainable) {
         printer.data(&format!("               {name}"));
     }
-    printer.data(&format!("runtime form   max |difference| over all logits {:e} (0 is required)", report.runtime_form.max_abs_diff));
+    printer.data(&format!(
+        "runtime form   max |difference| over all logits {:e} (0 is required)",
+        report.runtime_form.max_abs_diff
+    ));
     for (probe, difference) in &report.runtime_form.probes {
         printer.data(&format!("               {probe}: {difference:e}"));
     }
     let training = &report.training_form;
-    printer.data(&format!("training form  relative difference {:.1e}, bound {:.1e}, largest in {}", training.max_rel_diff, training.bound, training.worst_block));
+    printer.data(&format!(
+        "training form  relative difference {:.1e}, bound {:.1e}, largest in {}",
+        training.max_rel_diff, training.bound, training.worst_block
+    ));
     for op in &report.unsupported {
         printer.data(&format!("no gradient    {op}"));
     }

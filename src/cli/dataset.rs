@@ -18,7 +18,9 @@ pub(super) fn template(model: &Model) -> Result<Option<Template>> {
 pub(super) fn max_length(wanted: usize, model: &Model, printer: &mut Printer) -> usize {
     let context = model.n_ctx_train();
     if wanted > context {
-        printer.talk(&format!("--max-length {wanted} is more than the model's context: rows of more than {context} tokens are dropped"));
+        printer.talk(&format!(
+            "--max-length {wanted} is more than the model's context: rows of more than {context} tokens are dropped"
+        ));
     }
     wanted.min(context)
 }

@@ -56,7 +56,10 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
         }
     }
     if data.report.dropped_too_long > 0 {
-        printer.talk(&format!("{} rows were longer than {} tokens and left out", data.report.dropped_too_long, max_length));
+        printer.talk(&format!(
+            "{} rows were longer than {} tokens and left out",
+            data.report.dropped_too_long, max_length
+        ));
     }
     Ok(0)
 }

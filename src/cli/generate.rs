@@ -60,7 +60,10 @@ fn prompts(args: &GenerateArgs) -> Result<Vec<String>> {
         for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             prompts.push(match line.trim_start().starts_with('{') {
                 true => prompt_of(line).ok_or_else(|| {
-                    Error::new(Kind::Data, format!("{}:{}: expected an object with a string `prompt`", path.display(), i + 1))
+                    Error::new(
+                        Kind::Data,
+                        format!("{}:{}: expected an object with a string `prompt`", path.display(), i + 1),
+                    )
                 })?,
                 false => line.to_owned(),
             });

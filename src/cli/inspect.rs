@@ -34,7 +34,8 @@ fn gguf(path: &Path) -> Result<serde_json::Value> {
         *entry = (entry.0 + 1, entry.1 + tensor.bytes, entry.2 + tensor.ne.iter().product::<u64>());
     }
     let parameters: u64 = types.values().map(|t| t.2).sum();
-    let types: Map<_, _> = types.into_iter().map(|(ty, (n, bytes, _))| (ty.into(), json!({ "tensors": n, "bytes": bytes }))).collect();
+    let types: Map<_, _> =
+        types.into_iter().map(|(ty, (n, bytes, _))| (ty.into(), json!({ "tensors": n, "bytes": bytes }))).collect();
     let is_adapter = file.get("general.type").and_then(Value::as_str) == Some("adapter");
     let mut description = json!({
         "file": path.display().to_string(),
@@ -98,7 +99,9 @@ fn run_directory(path: &Path) -> Result<serde_json::Value> {
     let adapter = path.join("adapter.gguf");
     let adapter = if adapter.exists() { gguf(&adapter)? } else { serde_json::Value::Null };
     let config = serde_json::to_value(config).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-    Ok(json!({ "kind": "run", "config": config, "last_step": last_step, "last_evaluation": last_eval, "adapter": adapter }))
+    Ok(
+        json!({ "kind": "run", "config": config, "last_step": last_step, "last_evaluation": last_eval, "adapter": adapter }),
+    )
 }
 
 /// Indented lines; texts are printed as JSON, so that a file's control characters do nothing to the terminal.
@@ -110,7 +113,9 @@ fn show(printer: &mut Printer, value: &serde_json::Value, depth: usize) {
                 printer.data(&format!("{indent}{key}:"));
                 show(printer, value, depth + 1);
             }
-            serde_json::Value::String(s) if !s.chars().any(char::is_control) => printer.data(&format!("{indent}{key}: {s}")),
+            serde_json::Value::String(s) if !s.chars().any(char::is_control) => {
+                printer.data(&format!("{indent}{key}: {s}"))
+            }
             other => printer.data(&format!("{indent}{key}: {other}")),
         }
     }

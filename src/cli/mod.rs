@@ -65,9 +65,11 @@ fn adapter_list(plain: &[std::path::PathBuf], scaled: &[String]) -> Result<Vec<(
     let mut list: Vec<_> = plain.iter().map(|p| (p.clone(), 1.0)).collect();
     for text in scaled {
         let parsed = text.rsplit_once(':').and_then(|(path, scale)| Some((path.into(), scale.parse::<f32>().ok()?)));
-        list.push(parsed.filter(|(_, scale)| scale.is_finite()).ok_or_else(|| {
-            Error::new(Kind::Argument, format!("--lora-scaled {text}: expected FILE:SCALE"))
-        })?);
+        list.push(
+            parsed
+                .filter(|(_, scale)| scale.is_finite())
+                .ok_or_else(|| Error::new(Kind::Argument, format!("--lora-scaled {text}: expected FILE:SCALE")))?,
+        );
     }
     Ok(list)
 }

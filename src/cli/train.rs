@@ -18,7 +18,8 @@ use std::path::Path;
 pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
     let config = configuration(&args)?;
     if args.output.exists() && !args.overwrite && !args.dry_run && !is_empty(&args.output) {
-        let message = format!("{}: the run directory exists; --overwrite replaces the run in it", args.output.display());
+        let message =
+            format!("{}: the run directory exists; --overwrite replaces the run in it", args.output.display());
         return Err(Error::new(Kind::Output, message));
     }
     let (model, file) = open_model(&args.model)?;
@@ -31,7 +32,10 @@ pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
     };
     let (trace, check) = checked_trace(&model, config.threads, config.precision.form())?;
     if let Some(op) = check.unsupported.first() {
-        return Err(Error::new(Kind::Unsupported, format!("{}: {op}: no gradient rule for this op", args.model.display())));
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("{}: {op}: no gradient rule for this op", args.model.display()),
+        ));
     }
     let targets = resolve_targets(&config.lora_targets, &linears(&trace))?;
     let lora = Lora::init(&targets, config.lora_rank, config.lora_alpha, config.seed);
@@ -76,7 +80,8 @@ fn configuration(args: &TrainArgs) -> Result<TrainConfig> {
     let mut config = match &args.config {
         None => TrainConfig::default(),
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read the configuration", &e))?;
+            let text =
+                std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read the configuration", &e))?;
             TrainConfig::from_toml(&text, &path.display().to_string())?
         }
     };
@@ -111,7 +116,12 @@ fn report_data(printer: &mut Printer, path: &Path, data: &Dataset) {
     let r = &data.report;
     printer.talk(&format!(
         "{}: {} rows, {} tokens of which {} are scored, longest {}, {} dropped as too long",
-        path.display(), r.rows, r.tokens, r.answer_tokens, r.longest, r.dropped_too_long
+        path.display(),
+        r.rows,
+        r.tokens,
+        r.answer_tokens,
+        r.longest,
+        r.dropped_too_long
     ));
 }
 
@@ -130,7 +140,13 @@ fn measure(
     Ok((report, now))
 }
 
-fn train(config: &TrainConfig, data: &Dataset, engine: &mut Engine, metrics: &mut MetricsFile, printer: &mut Printer) -> Result<()> {
+fn train(
+    config: &TrainConfig,
+    data: &Dataset,
+    engine: &mut Engine,
+    metrics: &mut MetricsFile,
+    printer: &mut Printer,
+) -> Result<()> {
     let mut watch = Watch::new(metrics, printer);
     let mut trainer = Trainer::new(config, data, engine, &mut watch)?;
     trainer.run(engine, &mut watch)?;

@@ -81,7 +81,8 @@ impl Observer for Watch<'_> {
         let per_second = new_tokens as f64 / r.step_seconds.max(1e-9);
         let margin = r.metrics.get("rewards/margins").map_or(String::new(), |m| format!(", margin {m:.3}"));
         let (step, n_steps) = (r.step, r.n_steps);
-        let line = format!("step {step}/{n_steps}: loss {:.4}{margin}, {per_second:.0} tokens/s, {left:.0} s left", r.loss);
+        let line =
+            format!("step {step}/{n_steps}: loss {:.4}{margin}, {per_second:.0} tokens/s, {left:.0} s left", r.loss);
         self.show(step, n_steps, line);
         if step == 2.min(n_steps) {
             let (tokens, peak) = (r.num_tokens, peak_rss_bytes() >> 20);

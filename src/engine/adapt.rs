@@ -50,7 +50,8 @@ pub struct Adapted {
 /// The runtime scales B·(A·x); training scales A·x, which is as long as the rank and not as the weight has rows.
 pub fn adapt(trace: &Trace, deltas: &[Delta], form: Form) -> Result<Adapted> {
     let source = &trace.program;
-    let mut program = Program { weights: source.weights.clone(), architecture: source.architecture.clone(), values: Vec::new() };
+    let mut program =
+        Program { weights: source.weights.clone(), architecture: source.architecture.clone(), values: Vec::new() };
     let mut parameters = Vec::new();
     let factors = factor_leaves(&mut program, source, deltas, &mut parameters)?;
     let mut map: Vec<ValueId> = Vec::with_capacity(source.values.len());
@@ -71,13 +72,22 @@ pub fn adapt(trace: &Trace, deltas: &[Delta], form: Form) -> Result<Adapted> {
 /// A, B and the scale of each delta on a weight.
 type Factors = BTreeMap<String, Vec<(ValueId, ValueId, f32)>>;
 
-fn factor_leaves(program: &mut Program, source: &Program, deltas: &[Delta], parameters: &mut Vec<Parameter>) -> Result<Factors> {
+fn factor_leaves(
+    program: &mut Program,
+    source: &Program,
+    deltas: &[Delta],
+    parameters: &mut Vec<Parameter>,
+) -> Result<Factors> {
     let mut factors = Factors::new();
     for (d, delta) in deltas.iter().enumerate() {
         for (f, factor) in delta.lora.factors.iter().enumerate() {
             let known = source.weights.iter().find(|w| w.name == factor.weight);
             let fits = known.is_some_and(|w| w.ne == [factor.n_in as i64, factor.n_out as i64, 1, 1]);
-            if !fits || factor.rank == 0 || factor.a.len() != factor.n_in * factor.rank || factor.b.len() != factor.n_out * factor.rank {
+            if !fits
+                || factor.rank == 0
+                || factor.a.len() != factor.n_in * factor.rank
+                || factor.b.len() != factor.n_out * factor.rank
+            {
                 let message = format!("the adapter's factors for {} do not fit the model", factor.weight);
                 return Err(Error::new(Kind::Mismatch, message));
             }
@@ -116,7 +126,9 @@ fn adapted(
     if value.op() != Some(&Op::MulMat) {
         return new;
     }
-    let Some(list) = source.as_weight(value.src(0)).and_then(|w| factors.get(&source.weight(w).name)) else { return new };
+    let Some(list) = source.as_weight(value.src(0)).and_then(|w| factors.get(&source.weight(w).name)) else {
+        return new;
+    };
     let x = program.get(new).src(1);
     let mut sum = new;
     for &(a, b, scale) in list {

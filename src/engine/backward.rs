@@ -15,7 +15,9 @@ impl Engine {
 
     /// As [`Self::backward`], with cotangents \[d, T\] added to hidden states: pairs of block and values on the packed axis.
     pub fn backward_with(&mut self, gradients: &[Vec<f32>], taps: &[(usize, &[f32])]) -> Result<()> {
-        let Some(batch) = self.batch.take() else { return Err(Error::new(Kind::Internal, "backward without a forward")) };
+        let Some(batch) = self.batch.take() else {
+            return Err(Error::new(Kind::Internal, "backward without a forward"));
+        };
         let n = batch.layout.n_tokens();
         let flat: Vec<f32> = gradients.iter().flatten().copied().collect();
         if flat.len() != batch.rows.len() || (batch.units.is_empty() && !self.plan.head.read_gradients.is_empty()) {
@@ -48,7 +50,13 @@ impl Engine {
         Ok(())
     }
 
-    fn block_backward(&mut self, k: usize, batch: &Batch, n: usize, cotangents: &mut HashMap<ValueId, Region>) -> Result<()> {
+    fn block_backward(
+        &mut self,
+        k: usize,
+        batch: &Batch,
+        n: usize,
+        cotangents: &mut HashMap<ValueId, Region>,
+    ) -> Result<()> {
         let step = self.plan.blocks[k].clone();
         if step.read_gradients.is_empty() && step.parameter_gradients.is_empty() {
             return Ok(());

@@ -146,7 +146,8 @@ impl Lowering<'_, '_> {
             GradOp::LinearBack => {
                 let weight = self.program.as_weight(value.src(0)).ok_or_else(|| self.refuse(id, "no weight"))?;
                 let info = self.program.weight(weight);
-                let data = self.weights[weight.0 as usize].ok_or_else(|| self.refuse(id, "its weight cannot be read"))?;
+                let data =
+                    self.weights[weight.0 as usize].ok_or_else(|| self.refuse(id, "its weight cannot be read"))?;
                 let dy = self.tensor(value.src(1))?;
                 self.builder.custom(ne, &[dy], ops::linear_back(info, &data)?)
             }

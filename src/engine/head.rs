@@ -29,12 +29,16 @@ pub(super) struct Row {
     pub(super) token: i32,
 }
 
+/// For each read of the head that moves: its unit gradients, one column per row.
+pub(super) type Units = Vec<(ValueId, Region)>;
+
 /// Every completion token of a batch, in order.
 pub(super) fn rows(sequences: &[&Sequence]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (s, sequence) in sequences.iter().enumerate() {
         if sequence.prompt_len == 0 || sequence.prompt_len >= sequence.tokens.len() {
-            let message = format!("a sequence of {} tokens with a prompt of {}", sequence.tokens.len(), sequence.prompt_len);
+            let message =
+                format!("a sequence of {} tokens with a prompt of {}", sequence.tokens.len(), sequence.prompt_len);
             return Err(Error::new(Kind::Argument, message));
         }
         let scored = sequence.tokens.iter().enumerate().skip(sequence.prompt_len);
@@ -55,7 +59,8 @@ pub(super) fn padded(n_rows: usize) -> usize {
 
 /// Elements per token of a value that the head reads.
 pub(super) fn per_token(program: &Program, id: ValueId) -> Result<usize> {
-    token_axis(program, id).ok_or_else(|| Error::new(Kind::Internal, format!("{} has no token axis", program.describe(id))))
+    token_axis(program, id)
+        .ok_or_else(|| Error::new(Kind::Internal, format!("{} has no token axis", program.describe(id))))
 }
 
 /// Where a kernel leaves its rows' log-probs.
@@ -133,7 +138,10 @@ impl Engine {
         for &read in &self.plan.head.reads {
             let per_token = per_token(&self.adapted.program, read)?;
             let region = self.memory.take(per_token * n * 4)?;
-            let source = *batch.kept.get(&read).ok_or_else(|| Error::new(Kind::Internal, "the head reads what no block wrote"))?;
+            let source = *batch
+                .kept
+                .get(&read)
+                .ok_or_else(|| Error::new(Kind::Internal, "the head reads what no block wrote"))?;
             for (i, row) in rows.iter().enumerate() {
                 let from = (batch.layout.spans()[row.sequence].start + row.place - 1) * per_token;
                 let column = self.memory.floats(source)[from..from + per_token].to_vec();
@@ -146,7 +154,7 @@ impl Engine {
     }
 
     /// Log-probs of the rows' tokens and, if gradients are kept, each read's gradient of its row's log-prob.
-    pub(super) fn head(&mut self, rows: &[Row], keep: Keep) -> Result<(Vec<f32>, Vec<(ValueId, Region)>)> {
+    pub(super) fn head(&mut self, rows: &[Row], keep: Keep) -> Result<(Vec<f32>, Units)> {
         let step = self.plan.head.clone();
         let mut units = Vec::new();
         if keep == Keep::Gradients {

@@ -63,7 +63,8 @@ impl<'a, 'g> Lowering<'a, 'g> {
         let Scope { program, weights, names, form, inputs, given, n_tokens } = scope;
         // A router's choice flips on the last bit, so models with experts keep the runtime's own products until experts
         // can be trained.
-        let has_experts = program.values.iter().any(|v| matches!(v.op(), Some(Op::Other(name)) if name == "MUL_MAT_ID"));
+        let has_experts =
+            program.values.iter().any(|v| matches!(v.op(), Some(Op::Other(name)) if name == "MUL_MAT_ID"));
         let uses = if form == Form::TrainingBf16 { terms::uses(program) } else { Vec::new() };
         let (rounded, done) = (HashMap::new(), HashMap::new());
         Self { program, weights, names, form, inputs, given, n_tokens, has_experts, uses, rounded, builder, done }
@@ -142,7 +143,9 @@ impl<'a, 'g> Lowering<'a, 'g> {
                 Some(data) => Ok(self.builder.weight(data)),
                 None => Err(self.refuse(id, "the runtime keeps this weight in a private layout or on another device")),
             },
-            Leaf::Param | Leaf::Input => Err(Error::new(Kind::Internal, format!("{} was not given", self.program.describe(id)))),
+            Leaf::Param | Leaf::Input => {
+                Err(Error::new(Kind::Internal, format!("{} was not given", self.program.describe(id))))
+            }
             Leaf::Mask(_) => {
                 let n = self.n_tokens as i64;
                 let region = self.region(id)?;

@@ -15,8 +15,8 @@ mod session;
 mod terms;
 
 pub use adapt::{adapt, Adapted, Delta, Parameter};
-pub use layout::{Layout, Span, SEQUENCE_ALIGNMENT};
 pub use inputs::{input_bytes, Inputs};
+pub use layout::{Layout, Span, SEQUENCE_ALIGNMENT};
 pub use lower::{Form, Lowering, Scope};
 pub use plan::{Plan, Step};
 pub use session::{BlockValues, Engine};

@@ -2,8 +2,8 @@
 
 use super::adapt::{adapt, Adapted, Delta};
 use super::head;
-use super::layout::Layout;
 use super::inputs::{input_bytes, Inputs};
+use super::layout::Layout;
 use super::lower::{Form, Lowering, Scope};
 use super::plan::Plan;
 use crate::data::Sequence;
@@ -45,8 +45,7 @@ pub(super) struct Batch {
     /// Values that lie in the memory: parameters and what blocks wrote.
     pub(super) kept: HashMap<ValueId, Region>,
     pub(super) rows: Vec<head::Row>,
-    /// For each read of the head that moves: its unit gradients, one column per row.
-    pub(super) units: Vec<(ValueId, Region)>,
+    pub(super) units: head::Units,
 }
 
 /// What becomes of the head's results.
@@ -63,7 +62,13 @@ impl Engine {
     }
 
     /// Prepares a session in either form; only the training form has gradients.
-    pub fn with_form(model: &Arc<Model>, trace: &Arc<Trace>, deltas: Vec<Delta>, n_threads: usize, form: Form) -> Result<Self> {
+    pub fn with_form(
+        model: &Arc<Model>,
+        trace: &Arc<Trace>,
+        deltas: Vec<Delta>,
+        n_threads: usize,
+        form: Form,
+    ) -> Result<Self> {
         let mut adapted = adapt(trace, &deltas, form)?;
         let products: Vec<_> = adapted.parameters.iter().filter(|p| p.trainable).map(|p| p.value).collect();
         if let Some(first) = crate::autodiff::unsupported(&adapted.program, adapted.logits, &products).first() {
@@ -76,7 +81,8 @@ impl Engine {
         let mut memory = Memory::new(runtime, floats * 8 + 64)?;
         let mut take = |len: usize| memory.take(len * 4);
         let parameters = adapted.parameters.iter().map(|p| take(p.len)).collect::<Result<Vec<_>>>()?;
-        let gradients = adapted.parameters.iter().map(|p| take(if p.trainable { p.len } else { 0 })).collect::<Result<Vec<_>>>()?;
+        let gradients =
+            adapted.parameters.iter().map(|p| take(if p.trainable { p.len } else { 0 })).collect::<Result<Vec<_>>>()?;
         for (parameter, &region) in adapted.parameters.iter().zip(&parameters) {
             let factor = &deltas[parameter.factor.0].lora.factors[parameter.factor.1];
             let values = if parameter.name.ends_with(".lora_a") { &factor.a } else { &factor.b };
@@ -84,7 +90,22 @@ impl Engine {
         }
         let (fixed, backend) = (memory.used(), Backend::new(runtime, n_threads)?);
         let (model, trace) = (model.clone(), trace.clone());
-        Ok(Self { model, trace, adapted, plan, form, backend, memory, deltas, parameters, gradients, fixed, n_positions, batch: None, peak: 0 })
+        Ok(Self {
+            model,
+            trace,
+            adapted,
+            plan,
+            form,
+            backend,
+            memory,
+            deltas,
+            parameters,
+            gradients,
+            fixed,
+            n_positions,
+            batch: None,
+            peak: 0,
+        })
     }
 
     /// The deltas with their present factors.
@@ -180,7 +201,8 @@ impl Engine {
         let n = layout.n_tokens();
         self.reserve(n, n_rows, backward)?;
         let inputs = Inputs::place(&self.adapted.program, self.form, &layout, &mut self.memory)?;
-        let mut kept: HashMap<_, _> = self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
+        let mut kept: HashMap<_, _> =
+            self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
         for k in 0..self.plan.blocks.len() {
             let writes = self.plan.blocks[k].writes.clone();
             let regions = writes.iter().map(|&w| self.memory.take(self.bytes(w, n))).collect::<Result<Vec<_>>>()?;
@@ -198,7 +220,8 @@ impl Engine {
         let n = layout.n_tokens();
         self.reserve(n, 0, true)?;
         let inputs = Inputs::place(&self.adapted.program, self.form, &Arc::new(layout.clone()), &mut self.memory)?;
-        let mut kept: HashMap<_, _> = self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
+        let mut kept: HashMap<_, _> =
+            self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
         let mut out = BlockValues::new();
         for k in 0..self.plan.blocks.len() {
             let writes = self.plan.blocks[k].writes.clone();
@@ -256,7 +279,8 @@ impl Engine {
         let writes: usize = blocks.iter().flat_map(|b| &b.writes).map(value).sum();
         // Head: gathered reads, their gradients, one chunk of logits; inputs again at chunk width.
         let n_chunk = head::chunk(self.model.n_vocab());
-        let per_row: usize = self.plan.head.reads.iter().map(|r| head::per_token(program, *r).unwrap_or(0) * 4 + 64).sum();
+        let per_row: usize =
+            self.plan.head.reads.iter().map(|r| head::per_token(program, *r).unwrap_or(0) * 4 + 64).sum();
         let head = per_row * (2 * n_chunk + n_rows) + self.model.n_vocab() * n_chunk * 4;
         let inputs = input_bytes(program, self.form, n) + input_bytes(program, self.form, n_chunk);
         let cotangents: usize = match backward {

@@ -37,7 +37,12 @@ pub(super) fn uses(program: &Program) -> Vec<u32> {
 
 /// The terms of a value that is a product, or a sum of products that nothing else reads. `is_there` says which values have
 /// been computed already.
-pub(super) fn terms(program: &Program, uses: &[u32], is_there: &dyn Fn(ValueId) -> bool, id: ValueId) -> Option<Vec<Term>> {
+pub(super) fn terms(
+    program: &Program,
+    uses: &[u32],
+    is_there: &dyn Fn(ValueId) -> bool,
+    id: ValueId,
+) -> Option<Vec<Term>> {
     let mut list = Vec::new();
     collect(program, uses, is_there, id, true, &mut list)?;
     let n_sources = list.iter().map(|t| if matches!(t.matrix, Matrix::Factor(_)) { 2 } else { 1 }).sum::<usize>();

@@ -55,7 +55,8 @@ pub fn validate_adapter(file: &File) -> Result<AdapterInfo> {
             return Err(file.fault(key, "is no text"));
         }
     }
-    let fault = |name: &str, what: &str| Error::new(Kind::Format, format!("{}: tensor {name} {what}", file.path().display()));
+    let fault =
+        |name: &str, what: &str| Error::new(Kind::Format, format!("{}: tensor {name} {what}", file.path().display()));
     let mut halves: BTreeMap<&str, [Option<[u64; 4]>; 2]> = BTreeMap::new();
     for tensor in file.tensors() {
         let name = tensor.name.as_str();

@@ -79,7 +79,9 @@ impl Keys<'_> {
         for key in ["feed_forward_length", "attention.head_count", "attention.head_count_kv", "rope.dimension_count"] {
             self.within(key, 1, SIZE_MAX)?;
         }
-        for key in ["attention.key_length", "attention.value_length", "attention.key_length_swa", "rope.dimension_count_swa"] {
+        for key in
+            ["attention.key_length", "attention.value_length", "attention.key_length_swa", "rope.dimension_count_swa"]
+        {
             self.within(key, 1, SIZE_MAX)?;
         }
         // llama.cpp adds tokens to it in 32 bits.
@@ -87,7 +89,10 @@ impl Keys<'_> {
         let context = self.integer("context_length")?.unwrap_or(0);
         match self.integer("attention.sliding_window")? {
             Some(window) if window > WINDOW_MAX && window < context => {
-                let what = format!("key {} is {window}: a window wider than {WINDOW_MAX} tokens", self.name("attention.sliding_window"));
+                let what = format!(
+                    "key {} is {window}: a window wider than {WINDOW_MAX} tokens",
+                    self.name("attention.sliding_window")
+                );
                 Err(Error::new(Kind::Unsupported, format!("{}: {what} cannot be verified", self.file.path().display())))
             }
             _ => Ok(()),
@@ -107,7 +112,12 @@ impl Keys<'_> {
                 return Err(self.file.fault(key, "is NaN or infinite"));
             }
         }
-        for key in ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "rope.freq_base", "rope.scaling.factor"] {
+        for key in [
+            "attention.layer_norm_rms_epsilon",
+            "attention.layer_norm_epsilon",
+            "rope.freq_base",
+            "rope.scaling.factor",
+        ] {
             let Some(value) = self.get(key) else { continue };
             let zero_too = !key.contains("freq_base");
             if !value.as_f32().is_some_and(|v| v > 0.0 || (zero_too && v == 0.0)) {
@@ -149,14 +159,21 @@ impl Keys<'_> {
     fn attention(&self) -> Result<()> {
         let heads = self.integers("attention.head_count")?.unwrap_or_default();
         let kv_heads = self.integers("attention.head_count_kv")?.unwrap_or_default();
-        let of_block = |list: &[i128], block: usize| if list.len() == 1 { list.first().copied() } else { list.get(block).copied() };
+        let of_block = |list: &[i128], block: usize| {
+            if list.len() == 1 {
+                list.first().copied()
+            } else {
+                list.get(block).copied()
+            }
+        };
         let queries = |name: &str| name.starts_with("attn_q") && name.ends_with(".weight") && !name.contains("norm");
         let parts = self.file.tensors().iter().filter_map(|t| {
             let (block, part) = t.name.strip_prefix("blk.")?.split_once('.')?;
             Some((block.parse::<usize>().ok()?, part))
         });
         let parts: Vec<_> = parts.collect();
-        let with_queries: BTreeSet<_> = parts.iter().filter(|(_, part)| queries(part)).map(|(block, _)| *block).collect();
+        let with_queries: BTreeSet<_> =
+            parts.iter().filter(|(_, part)| queries(part)).map(|(block, _)| *block).collect();
         for &(block, _) in parts.iter().filter(|(_, part)| *part == "attn_output.weight") {
             if of_block(&heads, block).unwrap_or(0) == 0 {
                 let what = format!("is 0 or missing for block {block}, which has attention weights");
@@ -170,7 +187,8 @@ impl Keys<'_> {
                 // Without keys and queries an output alone is a linear layer in place of attention.
                 (true, false) | (false, true) => {}
                 (false, false) => {
-                    let what = format!("tensor blk.{block}.attn_output.weight has no weight beside it that makes queries");
+                    let what =
+                        format!("tensor blk.{block}.attn_output.weight has no weight beside it that makes queries");
                     return Err(Error::new(Kind::Format, format!("{}: {what}", self.file.path().display())));
                 }
             }
@@ -194,7 +212,8 @@ impl Keys<'_> {
         if groups > 1 && !(1..groups).contains(&used_groups) {
             return Err(self.fault("expert_group_used_count", &format!("is {used_groups} of {groups} groups")));
         }
-        let (blocks, next) = (self.integer("block_count")?.unwrap_or(0), self.integer("nextn_predict_layers")?.unwrap_or(0));
+        let (blocks, next) =
+            (self.integer("block_count")?.unwrap_or(0), self.integer("nextn_predict_layers")?.unwrap_or(0));
         if !(0..blocks).contains(&next) {
             return Err(self.fault("nextn_predict_layers", &format!("is {next} of {blocks} blocks")));
         }

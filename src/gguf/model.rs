@@ -16,11 +16,16 @@ pub fn validate_model(file: &File) -> Result<()> {
     }
     hparams::validate(file)?;
     if let Some(tensor) = file.tensors().iter().find(|t| !holds_weights(t.ty)) {
-        return fail(Kind::Unsupported, format!("tensor {}: llama.cpp cannot multiply weights of type {}", tensor.name, tensor.ty.name()));
+        return fail(
+            Kind::Unsupported,
+            format!("tensor {}: llama.cpp cannot multiply weights of type {}", tensor.name, tensor.ty.name()),
+        );
     }
     if let Some(value) = file.get("tokenizer.chat_template") {
         if value.as_str().is_none_or(|t| t.len() > TEMPLATE_BYTES_MAX) {
-            return Err(file.fault("tokenizer.chat_template", &format!("is no text of at most {TEMPLATE_BYTES_MAX} bytes")));
+            return Err(
+                file.fault("tokenizer.chat_template", &format!("is no text of at most {TEMPLATE_BYTES_MAX} bytes"))
+            );
         }
     }
     if file.get("split.count").and_then(Value::as_int).is_some_and(|n| n > 1) {
@@ -33,7 +38,6 @@ pub fn validate_model(file: &File) -> Result<()> {
 pub(super) fn holds_weights(ty: Type) -> bool {
     !matches!(ty, Type::I8 | Type::I16 | Type::I32 | Type::I64 | Type::F64 | Type::Q8_1 | Type::Q8_K)
 }
-
 
 /// A fingerprint of a model: blake3 over the names, types, shapes and bytes of its tensors, in the file's order.
 /// Metadata is left out, so that a renamed or re-described copy stays the same base.

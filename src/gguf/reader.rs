@@ -178,10 +178,11 @@ fn read_keys(cursor: &mut Cursor, n: u64) -> Result<Vec<(String, Value)>> {
 fn alignment(cursor: &Cursor, keys: &[(String, Value)]) -> Result<u64> {
     match keys.iter().find(|(k, _)| k == "general.alignment") {
         None => Ok(32),
-        Some((_, Value::U32(n))) if n.is_power_of_two() && u64::from(*n) <= ALIGNMENT_MAX && *n >= 8 => Ok(u64::from(*n)),
-        Some((_, other)) => {
-            Err(cursor.fault(format!("key general.alignment is {other:?}, not a 32-bit power of two from 8 to {ALIGNMENT_MAX}")))
+        Some((_, Value::U32(n))) if n.is_power_of_two() && u64::from(*n) <= ALIGNMENT_MAX && *n >= 8 => {
+            Ok(u64::from(*n))
         }
+        Some((_, other)) => Err(cursor
+            .fault(format!("key general.alignment is {other:?}, not a 32-bit power of two from 8 to {ALIGNMENT_MAX}"))),
     }
 }
 
@@ -222,7 +223,9 @@ fn place(cursor: &Cursor, tensors: &mut [TensorInfo], start: u64, end: u64) -> R
         let last = first.and_then(|f| f.checked_add(t.bytes)).filter(|&l| l <= end);
         let (Some(first), Some(_)) = (first, last) else {
             let (name, offset, bytes) = (&t.name, t.offset, t.bytes);
-            return Err(cursor.fault(format!("tensor {name}: {bytes} bytes at {offset} of the data lie outside the file")));
+            return Err(
+                cursor.fault(format!("tensor {name}: {bytes} bytes at {offset} of the data lie outside the file"))
+            );
         };
         t.offset = first;
     }

@@ -96,4 +96,3 @@ fn special_tokens(file: &File, n: usize) -> Result<()> {
     }
     Ok(())
 }
-

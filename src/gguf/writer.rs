@@ -90,7 +90,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(|e| fail("cannot make a temporary file beside it", &e))?;
+    let mut file =
+        tempfile::NamedTempFile::new_in(directory).map_err(|e| fail("cannot make a temporary file beside it", &e))?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(|e| fail("cannot write", &e))?;
     file.persist(path).map_err(|e| fail("cannot rename into place", &e.error))?;
     let synced = std::fs::File::open(directory).and_then(|d| d.sync_all());

@@ -160,7 +160,17 @@ impl Block<'_> {
     unsafe fn probabilities(&self, p: &mut [f32], s: Option<&mut [f32]>) {
         let (rows, keys) = (self.rows, self.keys);
         // SAFETY: by the caller; p holds rows × keys.
-        unsafe { product([rows, keys, self.dk], p.as_mut_ptr(), (1, keys), false, (self.q, 1, self.q_token), (self.k, self.k_token, 1), self.scores.scale) };
+        unsafe {
+            product(
+                [rows, keys, self.dk],
+                p.as_mut_ptr(),
+                (1, keys),
+                false,
+                (self.q, 1, self.q_token),
+                (self.k, self.k_token, 1),
+                self.scores.scale,
+            )
+        };
         if self.scores.softcap != 0.0 {
             cap_scores(&mut p[..rows * keys], self.scores.softcap);
             if let Some(s) = s {
@@ -204,8 +214,25 @@ unsafe fn product(
     // SAFETY: by the caller.
     unsafe {
         gemm(
-            m, n, k, dst, i(dst_cs), i(dst_rs), add, lhs, i(lhs_cs), i(lhs_rs), rhs, i(rhs_cs), i(rhs_rs), 1.0, alpha, false,
-            false, false, Parallelism::None,
+            m,
+            n,
+            k,
+            dst,
+            i(dst_cs),
+            i(dst_rs),
+            add,
+            lhs,
+            i(lhs_cs),
+            i(lhs_rs),
+            rhs,
+            i(rhs_cs),
+            i(rhs_rs),
+            1.0,
+            alpha,
+            false,
+            false,
+            false,
+            Parallelism::None,
         );
     }
 }
@@ -256,7 +283,15 @@ impl Operands {
 ///
 /// # Safety
 /// The operands hold `n_tokens` tokens, `out` as many; no other thread writes this share.
-pub unsafe fn forward(x: &Operands, scores: &Scores, places: &[Place], n_tokens: usize, out: *mut f32, scratch: &mut [f32], share: Share) {
+pub unsafe fn forward(
+    x: &Operands,
+    scores: &Scores,
+    places: &[Place],
+    n_tokens: usize,
+    out: *mut f32,
+    scratch: &mut [f32],
+    share: Share,
+) {
     let Sizes { dv, heads, .. } = x.sizes;
     let out_token = dv * heads;
     // SAFETY: padding lies within n_tokens; each thread clears its own part of it.
@@ -271,7 +306,15 @@ pub unsafe fn forward(x: &Operands, scores: &Scores, places: &[Place], n_tokens:
             block.probabilities(p, None);
             let v = x.values(place, block.first_key, head);
             let o = out.add((place.start + from) * out_token + head * dv);
-            product([block.rows, dv, block.keys], o, (1, out_token), false, (p.as_ptr(), 1, block.keys), (v, 1, x.v.token), 1.0);
+            product(
+                [block.rows, dv, block.keys],
+                o,
+                (1, out_token),
+                false,
+                (p.as_ptr(), 1, block.keys),
+                (v, 1, x.v.token),
+                1.0,
+            );
         }
     }
 }
@@ -291,6 +334,7 @@ pub struct Gradients {
 ///
 /// # Safety
 /// As [`forward`].
+#[allow(clippy::too_many_arguments)] // each stands for itself in the formulas
 pub unsafe fn backward(
     x: &Operands,
     scores: &Scores,
@@ -328,7 +372,15 @@ pub unsafe fn backward(
 
 /// # Safety
 /// As [`backward`].
-unsafe fn block_backward(x: &Operands, b: &Block, place: Place, head: usize, d_out: *const f32, g: Gradients, scratch: &mut [f32]) {
+unsafe fn block_backward(
+    x: &Operands,
+    b: &Block,
+    place: Place,
+    head: usize,
+    d_out: *const f32,
+    g: Gradients,
+    scratch: &mut [f32],
+) {
     let Sizes { dk, dv, heads, kv_heads } = x.sizes;
     let j = head / (heads / kv_heads);
     let (rows, keys, n) = (b.rows, b.keys, b.rows * b.keys);

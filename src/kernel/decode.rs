@@ -192,7 +192,18 @@ mod tests {
 
     #[test]
     fn every_decoder_equals_the_oracle() {
-        let types = [Type::F16, Type::BF16, Type::Q4_0, Type::Q4_1, Type::Q5_0, Type::Q5_1, Type::Q8_0, Type::Q4_K, Type::Q5_K, Type::Q6_K];
+        let types = [
+            Type::F16,
+            Type::BF16,
+            Type::Q4_0,
+            Type::Q4_1,
+            Type::Q5_0,
+            Type::Q5_1,
+            Type::Q8_0,
+            Type::Q4_K,
+            Type::Q5_K,
+            Type::Q6_K,
+        ];
         for ty in types {
             let n = 4 * 256;
             let bytes = random_bytes(ty, n, &mut Random(ty as u64));

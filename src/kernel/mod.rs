@@ -3,26 +3,26 @@
 //! ggml calls a custom operator once on each of its threads with `(ith, nth)` and offers no barrier inside it, so every
 //! call computes its own share of the output and nothing else. A weight is decoded once per product, not once per token.
 
+pub mod attention;
 #[cfg(test)]
 mod bench;
 mod bf16;
 mod decode;
+pub mod ops;
 mod product_bf16;
 mod product_f32;
 #[cfg(test)]
 mod reference;
-mod split;
-pub mod attention;
-pub mod ops;
 pub mod rows;
 mod simd;
+mod split;
 mod weight;
 
 pub use bf16::is_fast as has_fast_bf16;
-pub use product_bf16::Side;
 pub(crate) use bf16::round_row;
+pub use product_bf16::Side;
 pub(crate) use product_bf16::{scratch_floats as sum_scratch_floats, sum_of_products, Term};
 pub use product_f32::{forward, scratch_floats, transposed};
+pub(crate) use simd::{exp_shifted, maximum};
 pub use split::Share;
 pub use weight::{Rows, RowsMut, ToFloat, Weight};
-pub(crate) use simd::{exp_shifted, maximum};

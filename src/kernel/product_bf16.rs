@@ -63,7 +63,8 @@ impl Term {
 /// Floats of scratch that one thread needs for a sum of these terms.
 pub(crate) fn scratch_floats(terms: &[Term]) -> usize {
     let (panel, columns) = plan(terms);
-    let widest = terms.iter().map(|t| if t.side == Side::Forward { LANES * t.depth().min(DEPTH_MAX) } else { 2 * columns });
+    let widest =
+        terms.iter().map(|t| if t.side == Side::Forward { LANES * t.depth().min(DEPTH_MAX) } else { 2 * columns });
     // Strips and rounded rows are half as wide as floats; decoded rows are floats.
     panel.div_ceil(2) + widest.max().unwrap_or(0) * 2 + 64
 }
@@ -95,7 +96,13 @@ fn lcm(a: usize, b: usize) -> usize {
 /// # Safety
 /// Every term holds `t` rows of its depth, rounded up to even; `y` holds
 /// `t` rows, overlaps nothing, and nobody else touches the share's part of it meanwhile.
-pub(crate) unsafe fn sum_of_products(terms: &[Term], y: RowsMut, t: usize, scratch: &mut [f32], share: Share) -> Result<()> {
+pub(crate) unsafe fn sum_of_products(
+    terms: &[Term],
+    y: RowsMut,
+    t: usize,
+    scratch: &mut [f32],
+    share: Share,
+) -> Result<()> {
     let width = terms.first().map_or(0, Term::columns);
     let fits = |x: &Term| x.columns() == width && x.row_next >= x.depth().next_multiple_of(2);
     if terms.is_empty() || !terms.iter().all(fits) || scratch.len() < scratch_floats(terms) {
@@ -141,7 +148,14 @@ fn passes(terms: &[Term]) -> Vec<Vec<Piece<'_>>> {
 
 /// # Safety
 /// As [`sum_of_products`], for columns `from..from + n`.
-unsafe fn panel(pieces: &[Piece], from: usize, n: usize, tokens: &std::ops::Range<usize>, out: RowsMut, scratch: &mut [f32]) {
+unsafe fn panel(
+    pieces: &[Piece],
+    from: usize,
+    n: usize,
+    tokens: &std::ops::Range<usize>,
+    out: RowsMut,
+    scratch: &mut [f32],
+) {
     let packed: usize = pieces.iter().map(|p| Strips::len(p.depth.div_ceil(2), n)).sum();
     let (strips, rest) = scratch.split_at_mut(packed.div_ceil(2));
     let mut at = strips.as_mut_ptr().cast::<u16>();

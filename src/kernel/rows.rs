@@ -79,7 +79,7 @@ fn normal(x: f32) -> (f32, f32) {
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
     let poly = t * (0.254_829_6 + t * (-0.284_496_74 + t * (1.421_413_7 + t * (-1.453_152 + t * 1.061_405_4))));
     let tail = 0.5 * poly * exp(-z * z);
-    let phi = 0.398_942_28 * exp(-0.5 * x * x);
+    let phi = 0.398_942_3 * exp(-0.5 * x * x);
     (phi, if x < 0.0 { tail } else { 1.0 - tail })
 }
 
@@ -93,7 +93,7 @@ fn silu_slope(x: f32) -> f32 {
 #[inline(always)]
 fn gelu_parts(x: f32) -> (f32, f32) {
     // s = sigmoid(2u), u = √(2/π)(x + a·x³); value x·s, slope s(1 + x·2u'·(1 − s)).
-    const TWO_C: f32 = 1.595_769_1;
+    const TWO_C: f32 = 1.595_769;
     const A: f32 = 0.044_715;
     let square = x * x;
     let s = sigmoid(TWO_C * x * (1.0 + A * square));
@@ -148,7 +148,13 @@ elementwise!(gelu_back, |x, p| gelu_parts(x).1);
 elementwise!(gelu_erf_back, |x, p| erf_parts(x).1);
 elementwise!(gelu_quick_back, |x, p| quick_parts(x).1);
 elementwise!(relu_back, |x, p| if x > 0.0 { 1.0 } else { 0.0 });
-elementwise!(abs_back, |x, p| if x > 0.0 { 1.0 } else if x < 0.0 { -1.0 } else { 0.0 });
+elementwise!(abs_back, |x, p| if x > 0.0 {
+    1.0
+} else if x < 0.0 {
+    -1.0
+} else {
+    0.0
+});
 elementwise!(exp_back, |x, p| exp(x));
 elementwise!(softplus_back, |x, p| sigmoid(x));
 elementwise!(sigmoid_back, |x, p| sigmoid(x) * sigmoid(-x));

@@ -93,9 +93,12 @@ impl Recorder {
             let rows: i64 = t.ne[1] * t.ne[2] * t.ne[3];
             let bytes = ty.row_bytes(t.ne[0].max(0) as u64).unwrap_or(0) as usize * rows.max(0) as usize;
             let host = !t.data.is_null() && t.nb[1] * rows.max(0) as usize == bytes;
+            if !host {
+                return RawKind::Input(Vec::new());
+            }
             // SAFETY: inputs lie contiguous in host memory and are filled when the callback asks.
-            let data = if host { unsafe { std::slice::from_raw_parts(t.data.cast::<u8>(), bytes) }.to_vec() } else { vec![] };
-            return RawKind::Input(data);
+            let data = unsafe { std::slice::from_raw_parts(t.data.cast::<u8>(), bytes) };
+            return RawKind::Input(data.to_vec());
         }
         // SAFETY: a non-null buffer of a live tensor is live.
         let (is_weight, is_host, buffer) = unsafe {

@@ -46,6 +46,11 @@ pub struct Sampler {
     ptr: *mut LlamaSampler,
 }
 
+// SAFETY: llama.cpp does not change a loaded adapter; freeing it needs no particular thread.
+unsafe impl Send for Adapter {}
+// SAFETY: as above.
+unsafe impl Sync for Adapter {}
+
 impl Adapter {
     /// Loads an adapter file that `gguf::validate_adapter` accepted.
     pub fn open(model: &Arc<Model>, path: &Path) -> Result<Arc<Self>> {
@@ -131,12 +136,19 @@ impl Context {
             0 => Ok(()),
             status => {
                 let log = self.model.runtime.last_log();
-                Err(Error::new(Kind::Internal, format!("llama_decode returned {status} for {} tokens: {log}", tokens.len())))
+                Err(Error::new(
+                    Kind::Internal,
+                    format!("llama_decode returned {status} for {} tokens: {log}", tokens.len()),
+                ))
             }
         }
     }
 
-    pub(super) fn decode_status(&mut self, tokens: &[(i32, usize, usize)], wanted: impl Fn(usize) -> bool) -> Result<i32> {
+    pub(super) fn decode_status(
+        &mut self,
+        tokens: &[(i32, usize, usize)],
+        wanted: impl Fn(usize) -> bool,
+    ) -> Result<i32> {
         if tokens.is_empty() || tokens.len() > self.n_ctx {
             let message = format!("a batch of {} tokens does not fit a context of {}", tokens.len(), self.n_ctx);
             return Err(Error::new(Kind::Argument, message));
@@ -199,7 +211,8 @@ impl Context {
     /// Drops a sequence's tokens from position `from` on.
     pub fn truncate(&mut self, sequence: usize, from: usize) -> bool {
         // SAFETY: a live context.
-        !self.ptr.is_null() && unsafe { (self.model.runtime.table.context_remove)(self.ptr, sequence as i32, from as i32, -1) }
+        !self.ptr.is_null()
+            && unsafe { (self.model.runtime.table.context_remove)(self.ptr, sequence as i32, from as i32, -1) }
     }
 }
 

@@ -40,7 +40,7 @@ unsafe extern "C" fn last_log(buf: *mut c_char, bytes: usize) -> usize {
 
 unsafe extern "C" fn to_float(ty: c_int) -> Option<ToFloat> {
     // SAFETY: the runtime module only asks for types below the type count.
-    unsafe { (*sys::ggml_get_type_traits(ty as sys::ggml_type)).to_float.map(|f| std::mem::transmute(f)) }
+    unsafe { (*sys::ggml_get_type_traits(ty as sys::ggml_type)).to_float }
 }
 
 unsafe extern "C" fn quantize(ty: c_int, src: *const f32, dst: *mut c_void, n_rows: i64, n_per_row: i64) -> usize {
@@ -69,10 +69,14 @@ unsafe extern "C" fn custom(
 ) -> *mut GgmlTensor {
     // SAFETY: `ne` has four entries; CustomOp differs from the binding's type only in the name of the tensor struct.
     unsafe {
-        let fun = Some(std::mem::transmute::<CustomOp, unsafe extern "C" fn(*mut sys::ggml_tensor, c_int, c_int, *mut c_void)>(fun));
+        let fun = Some(std::mem::transmute::<
+            CustomOp,
+            unsafe extern "C" fn(*mut sys::ggml_tensor, c_int, c_int, *mut c_void),
+        >(fun));
         let (ne0, ne1, ne2, ne3) = (*ne, *ne.add(1), *ne.add(2), *ne.add(3));
         // GGML_N_TASKS_MAX: every thread of the graph takes part.
-        sys::ggml_custom_4d(ctx.cast(), sys::GGML_TYPE_F32, ne0, ne1, ne2, ne3, args.cast(), n_args, fun, -1, user).cast()
+        sys::ggml_custom_4d(ctx.cast(), sys::GGML_TYPE_F32, ne0, ne1, ne2, ne3, args.cast(), n_args, fun, -1, user)
+            .cast()
     }
 }
 
@@ -122,7 +126,8 @@ unsafe extern "C-unwind" fn model_load(path: *const c_char) -> *mut LlamaModel {
         params.devices = no_devices.as_mut_ptr();
         params.n_gpu_layers = 0;
         params.use_extra_bufts = false;
-        let load = unwinding!(llama_model_load_from_file: fn(*const c_char, sys::llama_model_params) -> *mut sys::llama_model);
+        let load =
+            unwinding!(llama_model_load_from_file: fn(*const c_char, sys::llama_model_params) -> *mut sys::llama_model);
         load(path, params).cast()
     }
 }
@@ -188,6 +193,7 @@ unsafe extern "C" fn sampler_new(temperature: f32, top_k: i32, top_p: f32, min_p
     }
 }
 
+#[allow(clippy::missing_transmute_annotations)] // the target type is the field's
 /// The table of the built-in llama.cpp. Installs the log sink and the abort callback, once per process.
 pub(super) fn table() -> Table {
     static READY: std::sync::Once = std::sync::Once::new();
@@ -196,7 +202,9 @@ pub(super) fn table() -> Table {
         unsafe {
             sys::llama_backend_init();
             sys::llama_log_set(Some(keep_errors), std::ptr::null_mut());
-            sys::ggml_set_abort_callback(Some(std::mem::transmute::<OnAbort, unsafe extern "C" fn(*const c_char)>(on_abort)));
+            sys::ggml_set_abort_callback(Some(std::mem::transmute::<OnAbort, unsafe extern "C" fn(*const c_char)>(
+                on_abort,
+            )));
         }
     });
     /// A binding's function as the table's type: the same C signature, with this crate's names for the structs.

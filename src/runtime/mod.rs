@@ -70,7 +70,7 @@ impl Runtime {
 
     /// Quantises `n_rows` rows of `n_per_row` values with ggml's own encoder.
     pub fn quantize(&self, ty: quant::Type, values: &[f32], n_per_row: usize) -> Result<Vec<u8>> {
-        let row = ty.row_bytes(n_per_row as u64).filter(|_| n_per_row > 0 && values.len() % n_per_row == 0);
+        let row = ty.row_bytes(n_per_row as u64).filter(|_| n_per_row > 0 && values.len().is_multiple_of(n_per_row));
         let Some(row) = row else {
             let message = format!("{} values in rows of {n_per_row} cannot be stored as {}", values.len(), ty.name());
             return Err(Error::new(Kind::Argument, message));
@@ -79,7 +79,13 @@ impl Runtime {
         let mut out = vec![0u8; row as usize * n_rows];
         // SAFETY: `out` has room for `n_rows` rows, checked above.
         let written = unsafe {
-            (self.table.quantize)(ty.id() as i32, values.as_ptr(), out.as_mut_ptr().cast(), n_rows as i64, n_per_row as i64)
+            (self.table.quantize)(
+                ty.id() as i32,
+                values.as_ptr(),
+                out.as_mut_ptr().cast(),
+                n_rows as i64,
+                n_per_row as i64,
+            )
         };
         if written == out.len() {
             Ok(out)

@@ -184,7 +184,10 @@ impl Drop for Model {
 impl Tokenize for Model {
     fn tokenize(&self, text: &str, parse_special: bool) -> Result<Vec<i32>> {
         if text.len() > TEXT_BYTES_MAX {
-            return Err(Error::new(Kind::Data, format!("a text of {} bytes is longer than {TEXT_BYTES_MAX}", text.len())));
+            return Err(Error::new(
+                Kind::Data,
+                format!("a text of {} bytes is longer than {TEXT_BYTES_MAX}", text.len()),
+            ));
         }
         if text.len() <= TEXT_BYTES_SMALL {
             return self.tokenize_here(text, parse_special);

@@ -60,7 +60,8 @@ pub fn trace(model: &Arc<Model>) -> Result<Trace> {
     if model.has_encoder() {
         return Err(refuse("an encoder-decoder model has no single decoder graph"));
     }
-    let fit = [Capture::take(model, T_FIT[0], POSITION_FIT, true)?, Capture::take(model, T_FIT[1], POSITION_FIT, true)?];
+    let fit =
+        [Capture::take(model, T_FIT[0], POSITION_FIT, true)?, Capture::take(model, T_FIT[1], POSITION_FIT, true)?];
     let verify = Capture::take(model, T_VERIFY, 0, true)?;
     // A sliding window shows only in masks longer than itself.
     let probe = match model.n_swa() {

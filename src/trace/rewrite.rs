@@ -92,7 +92,9 @@ impl Emitter<'_> {
     fn input(&mut self, i: usize) -> Result<ValueId> {
         let leaf = match self.meanings.get(&i) {
             Some(Meaning::Leaf(leaf)) => leaf.clone(),
-            Some(Meaning::State) => return Err(self.refuse(i, "state carried between tokens outside attention has no rule")),
+            Some(Meaning::State) => {
+                return Err(self.refuse(i, "state carried between tokens outside attention has no rule"))
+            }
             Some(Meaning::OutputRows | Meaning::CacheIndex) | None => {
                 return Err(self.refuse(i, "an input of unknown meaning"));
             }
@@ -122,7 +124,9 @@ impl Emitter<'_> {
     fn node(&mut self, i: usize, number: i32) -> Result<ValueId> {
         let node = self.raw(i).clone();
         let op = self.model.runtime().names().op(number, &node.params);
-        if let Some(root) = node.view_src.filter(|&root| op == Op::View && matches!(self.raw(root).kind, RawKind::State)) {
+        if let Some(root) =
+            node.view_src.filter(|&root| op == Op::View && matches!(self.raw(root).kind, RawKind::State))
+        {
             return self.cache_view(i, root);
         }
         match op {
@@ -164,7 +168,15 @@ impl Emitter<'_> {
         }
         let size = self.size(i)?;
         let kind = ValueKind::Node { op: op.clone(), src };
-        let value = Value { kind, ty: node.ty, ne: size.ne, nb: size.nb, params: node.params, offset: size.offset, name: node.name.clone() };
+        let value = Value {
+            kind,
+            ty: node.ty,
+            ne: size.ne,
+            nb: size.nb,
+            params: node.params,
+            offset: size.offset,
+            name: node.name.clone(),
+        };
         if !op.is_view() && !value.is_contiguous() {
             return Err(self.refuse(i, "its result is not contiguous"));
         }
@@ -232,7 +244,15 @@ impl Emitter<'_> {
         let size = self.size(i)?;
         let kind = ValueKind::Node { op: Op::Attention, src };
         let (params, name) = (node.params, node.name.clone());
-        Ok(self.program.push(Value { kind, ty: node.ty, ne: size.ne, nb: size.nb, params, offset: Sym::default(), name }))
+        Ok(self.program.push(Value {
+            kind,
+            ty: node.ty,
+            ne: size.ne,
+            nb: size.nb,
+            params,
+            offset: Sym::default(),
+            name,
+        }))
     }
 
     fn through_casts(&self, mut i: usize) -> usize {
@@ -256,7 +276,15 @@ impl Emitter<'_> {
             return Ok(src);
         }
         let kind = ValueKind::Node { op: Op::View, src: vec![Some(src)] };
-        let mut value = Value { kind, ty: node.ty, ne: size.ne, nb: size.nb, params: [0; 16], offset: size.offset, name: node.name.clone() };
+        let mut value = Value {
+            kind,
+            ty: node.ty,
+            ne: size.ne,
+            nb: size.nb,
+            params: [0; 16],
+            offset: size.offset,
+            name: node.name.clone(),
+        };
         let elements = crate::ir::n_elements;
         if whole && value.is_contiguous() && parent.is_contiguous() && elements(value.ne) == elements(parent.ne) {
             value.kind = ValueKind::Node { op: Op::Reshape, src: vec![Some(src)] };

@@ -25,7 +25,11 @@ pub(super) fn sizes(fit: &[Capture; 2], verify: &Capture) -> Result<Vec<Option<S
     let [first, second] = fit;
     let same = |other: &Capture| {
         other.nodes.len() == first.nodes.len()
-            && other.nodes.iter().zip(&first.nodes).all(|(a, b)| a.src == b.src && a.ty == b.ty && a.view_src == b.view_src)
+            && other
+                .nodes
+                .iter()
+                .zip(&first.nodes)
+                .all(|(a, b)| a.src == b.src && a.ty == b.ty && a.view_src == b.view_src)
     };
     if !same(second) || !same(verify) {
         let message = "its graph has another structure at another number of tokens";

@@ -194,7 +194,8 @@ impl TrainConfig {
 
     /// The TOML text that gives this configuration again.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::new(Kind::Internal, format!("the configuration cannot be written: {e}")))
+        toml::to_string(self)
+            .map_err(|e| Error::new(Kind::Internal, format!("the configuration cannot be written: {e}")))
     }
 
     /// Applies flags.
@@ -207,7 +208,18 @@ impl TrainConfig {
         macro_rules! take {
             ($($field:ident),+) => { $( if let Some(value) = flags.$field { self.$field = value; } )+ };
         }
-        take!(lora_rank, lora_alpha, lora_targets, learning_rate, batch_size, grad_accum, max_length, beta, seed, threads);
+        take!(
+            lora_rank,
+            lora_alpha,
+            lora_targets,
+            learning_rate,
+            batch_size,
+            grad_accum,
+            max_length,
+            beta,
+            seed,
+            threads
+        );
         if let Some(name) = flags.precision {
             self.precision = Precision::from_name(&name)?;
         }

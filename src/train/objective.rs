@@ -90,11 +90,13 @@ pub(super) fn row_loss(
             tally.wins += usize::from(found.reward_chosen > found.reward_rejected);
             tally.logps_chosen += pair.chosen;
             tally.logps_rejected += pair.rejected;
-            (tally.n_chosen, tally.n_rejected, tally.n_pairs) = (tally.n_chosen + 1, tally.n_rejected + 1, tally.n_pairs + 1);
+            (tally.n_chosen, tally.n_rejected, tally.n_pairs) =
+                (tally.n_chosen + 1, tally.n_rejected + 1, tally.n_pairs + 1);
             Ok(vec![spread(found.d_chosen, &logps[0]), spread(found.d_rejected, &logps[1])])
         }
         (Method::Kto, Sample::Labelled { desirable, .. }) => {
-            let example = ExampleLogps { policy: total(&logps[0]), reference: references.of(row)?[0], desirable: *desirable };
+            let example =
+                ExampleLogps { policy: total(&logps[0]), reference: references.of(row)?[0], desirable: *desirable };
             let weights = [config.desirable_weight, config.undesirable_weight];
             let found = kto(&example, units.kl, config.beta, weights, units.n_rows);
             tally.loss += found.loss;
@@ -109,7 +111,10 @@ pub(super) fn row_loss(
             }
             Ok(vec![spread(found.d_policy, &logps[0])])
         }
-        _ => Err(Error::new(Kind::Internal, format!("a row of line {} does not suit method {}", sample.line(), config.method.name()))),
+        _ => Err(Error::new(
+            Kind::Internal,
+            format!("a row of line {} does not suit method {}", sample.line(), config.method.name()),
+        )),
     }
 }
 

@@ -18,11 +18,11 @@ impl RunDir {
     /// Makes the directory. One that exists and is not empty is refused unless `overwrite`, which removes a former run's files.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
         if path.exists() {
-            let mut entries = std::fs::read_dir(path).map_err(|e| {
-                Error::new(Kind::Output, format!("{}: cannot be a run directory: {e}", path.display()))
-            })?;
+            let mut entries = std::fs::read_dir(path)
+                .map_err(|e| Error::new(Kind::Output, format!("{}: cannot be a run directory: {e}", path.display())))?;
             if entries.next().is_some() && !overwrite {
-                let message = format!("{}: the run directory exists; --overwrite replaces the run in it", path.display());
+                let message =
+                    format!("{}: the run directory exists; --overwrite replaces the run in it", path.display());
                 return Err(Error::new(Kind::Output, message));
             }
             for file in FILES.map(|f| path.join(f)).into_iter().filter(|f| f.exists()) {

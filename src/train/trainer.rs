@@ -139,7 +139,15 @@ impl<'a> Trainer<'a> {
             let mut gradients = Vec::with_capacity(sequences.len());
             for &row in batch {
                 let own: Vec<_> = logps.by_ref().take(samples[row].sequences().count()).collect();
-                gradients.extend(row_loss(self.config, &samples[row], row, &own, &self.references, &units, &mut tally)?);
+                gradients.extend(row_loss(
+                    self.config,
+                    &samples[row],
+                    row,
+                    &own,
+                    &self.references,
+                    &units,
+                    &mut tally,
+                )?);
             }
             if !tally.loss.is_finite() {
                 return Err(self.numeric(step, batch, "the loss", tally.loss));
@@ -194,7 +202,11 @@ impl<'a> Trainer<'a> {
 
     fn numeric(&self, step: usize, rows: &[usize], what: &str, value: f64) -> Error {
         let lines: Vec<_> = rows.iter().map(|&r| self.data.samples[r].line().to_string()).collect();
-        let message = format!("step {}: {what} is {value}, rows of lines {}; the step was not applied", step + 1, lines.join(", "));
+        let message = format!(
+            "step {}: {what} is {value}, rows of lines {}; the step was not applied",
+            step + 1,
+            lines.join(", ")
+        );
         Error::new(Kind::Numeric, message)
     }
 

@@ -70,7 +70,8 @@ impl Fixture {
 
     /// The last logits by `llama_decode` with adapter files, each at its scale.
     fn decoded(&self, adapters: &[(&Path, f32)]) -> Vec<f32> {
-        let loaded: Vec<_> = adapters.iter().map(|(path, scale)| (Adapter::open(&self.model, path).unwrap(), *scale)).collect();
+        let loaded: Vec<_> =
+            adapters.iter().map(|(path, scale)| (Adapter::open(&self.model, path).unwrap(), *scale)).collect();
         let mut context = Context::new(&self.model, N, 1, 1).unwrap();
         context.set_adapters(&loaded).unwrap();
         let batch: Vec<_> = self.sequence().tokens.iter().enumerate().map(|(i, &t)| (t, i, 0)).collect();
@@ -110,7 +111,11 @@ fn the_program_with_a_delta_equals_a_decode_with_the_file() {
         let path = fixture.export(&lora, "adapter.gguf");
         let file = gguf::File::open(&path).unwrap();
         check_fits(&validate_adapter(&file).unwrap(), &gguf::File::open(&fixture.path).unwrap()).unwrap();
-        assert_eq!(import(&file).unwrap(), { let mut l = lora.clone(); l.factors.sort_by(|a, b| a.weight.cmp(&b.weight)); l });
+        assert_eq!(import(&file).unwrap(), {
+            let mut l = lora.clone();
+            l.factors.sort_by(|a, b| a.weight.cmp(&b.weight));
+            l
+        });
         let (decoded, computed) = (fixture.decoded(&[(&path, 1.0)]), fixture.computed(vec![delta(lora, 1.0)]));
         assert_eq!(decoded.len(), N_COMPARED * fixture.model.n_vocab());
         assert!(decoded == computed, "{name} {}: llama.cpp computes something else with the file", ty.name());

@@ -54,7 +54,10 @@ fn the_reference_is_the_policy_of_step_zero_to_the_bit() {
             for method in [Method::Dpo, Method::Kto] {
                 let config = TrainConfig { micro_batch_tokens, ..config(method, batch_size, grad_accum) };
                 let (data, mut engine) = (rows(method), bench.engine(bench.warm(5)));
-                let first = Trainer::new(&config, &data, &mut engine, &mut Reports::default()).unwrap().step(&mut engine, 0).unwrap();
+                let first = Trainer::new(&config, &data, &mut engine, &mut Reports::default())
+                    .unwrap()
+                    .step(&mut engine, 0)
+                    .unwrap();
                 let what = format!("{} {method:?} {batch_size}x{grad_accum}, {micro_batch_tokens}", weights.name());
                 for key in ["rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "kl"] {
                     assert_eq!(first.metrics.get(key).copied().unwrap_or(0.0), 0.0, "{what}: {key}");
@@ -98,7 +101,8 @@ fn prompt_tokens_have_no_loss() {
         prompts.extend(prompt.iter().map(|&l| f64::from(l)));
         answers.extend(answer.iter().map(|&l| f64::from(l)));
     }
-    let found = Trainer::new(&config, &data, &mut engine, &mut Reports::default()).unwrap().step(&mut engine, 0).unwrap().loss;
+    let found =
+        Trainer::new(&config, &data, &mut engine, &mut Reports::default()).unwrap().step(&mut engine, 0).unwrap().loss;
     let wanted = -answers.iter().sum::<f64>() / answers.len() as f64;
     assert!((found / wanted - 1.0).abs() < 1e-12, "{found}, expected {wanted}");
     let with_prompts = wanted * answers.len() as f64 - prompts.iter().sum::<f64>();

@@ -77,7 +77,11 @@ pub(super) unsafe fn tile<const R: usize, const V: usize>(stretches: &[Stretch],
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let pair = _mm512_set1_epi32(rows.add(r * s.row_next).cast::<i32>().read_unaligned());
                     for (sum, w) in sums.iter_mut().zip(weights) {
-                        *sum = _mm512_dpbf16_ps(*sum, std::mem::transmute::<__m512i, __m512bh>(pair), std::mem::transmute::<__m512i, __m512bh>(w));
+                        *sum = _mm512_dpbf16_ps(
+                            *sum,
+                            std::mem::transmute::<__m512i, __m512bh>(pair),
+                            std::mem::transmute::<__m512i, __m512bh>(w),
+                        );
                     }
                 }
                 strip = strip.add(V * 2 * LANES);

@@ -56,7 +56,7 @@ impl AttentionSpec {
 }
 
 fn heads(x: Operand) -> Result<Heads> {
-    if x.nb[0] != 4 || x.nb[1] % 4 != 0 || x.nb[2] % 4 != 0 {
+    if x.nb[0] != 4 || !x.nb[1].is_multiple_of(4) || !x.nb[2].is_multiple_of(4) {
         return Err(Error::new(Kind::Internal, format!("attention got an operand with strides {:?}", x.nb)));
     }
     Ok(Heads { data: x.data.cast(), token: x.nb[1] / 4, head: x.nb[2] / 4 })

@@ -129,8 +129,25 @@ fn outer_sum(call: &Call) -> Result<()> {
     // SAFETY: shapes checked; this thread owns elements from..to of every row of the result.
     unsafe {
         gemm(
-            to - from, b.len, a.n, out.data.add(from), s(out.stride), 1, false, a.data.add(from).cast_const(), s(a.stride), 1,
-            b.data.cast_const(), 1, s(b.stride), 1.0, 1.0, false, false, false, Parallelism::None,
+            to - from,
+            b.len,
+            a.n,
+            out.data.add(from),
+            s(out.stride),
+            1,
+            false,
+            a.data.add(from).cast_const(),
+            s(a.stride),
+            1,
+            b.data.cast_const(),
+            1,
+            s(b.stride),
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
         );
     }
     Ok(())

@@ -66,7 +66,10 @@ pub fn rounded() -> Kernel {
     Box::new(|call: &Call| {
         let (x, out) = (Matrix::of(call.src(0))?, Matrix::of(call.dst())?);
         if x.n != out.n || x.len.div_ceil(2) != out.len {
-            return Err(Error::new(Kind::Internal, format!("{} x {} values do not round to {} x {}", x.len, x.n, out.len, out.n)));
+            return Err(Error::new(
+                Kind::Internal,
+                format!("{} x {} values do not round to {} x {}", x.len, x.n, out.len, out.n),
+            ));
         }
         for i in call.ith * x.n / call.nth..(call.ith + 1) * x.n / call.nth {
             // SAFETY: row i of live operands, which this thread owns.
@@ -119,7 +122,12 @@ pub fn sum_of_products(specs: Vec<TermSpec>) -> Kernel {
             if rows.n != y.n {
                 return Err(Error::new(Kind::Internal, format!("a term of {} rows in a sum of {}", rows.n, y.n)));
             }
-            terms.push(kernel::Term { weight: matrix, side: spec.side, rows: rows.data.cast(), row_next: 2 * rows.stride });
+            terms.push(kernel::Term {
+                weight: matrix,
+                side: spec.side,
+                rows: rows.data.cast(),
+                row_next: 2 * rows.stride,
+            });
         }
         let out = RowsMut { data: y.data, stride: y.stride, accumulate: false };
         with_scratch(kernel::sum_scratch_floats(&terms), |scratch| {

@@ -56,7 +56,7 @@ fn gated(function: Function, value: &Value) -> Kernel {
 
 /// Gate and multiplier of a fused source [2n, M]; swapped = the second half is the gate.
 fn halves(x: Matrix, swapped: bool) -> Result<(Matrix, Matrix)> {
-    if x.len % 2 != 0 {
+    if !x.len.is_multiple_of(2) {
         return Err(Error::new(Kind::Internal, "a fused gated unit got rows of odd length"));
     }
     let len = x.len / 2;

@@ -34,7 +34,10 @@ fn differ_by_rounding_only() {
             let (rounded, found) = run(&mut case.engine_in(Form::TrainingBf16, 1), &case);
             let (d_log_probs, d_gradients) = (distance(&rounded, &log_probs), distance(&found, &wanted));
             assert!(d_log_probs > 0.0 && d_gradients > 0.0, "nothing was rounded");
-            assert!(d_log_probs < ROUNDING && d_gradients < ROUNDING, "log-probs {d_log_probs:e}, gradients {d_gradients:e}");
+            assert!(
+                d_log_probs < ROUNDING && d_gradients < ROUNDING,
+                "log-probs {d_log_probs:e}, gradients {d_gradients:e}"
+            );
         },
     );
 }

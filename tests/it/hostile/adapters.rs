@@ -61,8 +61,16 @@ pub(super) fn cases(base: &Image) -> Vec<Case> {
         format("alpha infinite", with(alpha, Value::F32(f32::INFINITY)), alpha),
         format("a number as task", with("adapter.lora.task_name", Value::U32(1)), "adapter.lora.task_name"),
         format("a number as prefix", with("adapter.lora.prompt_prefix", Value::F32(1.0)), "adapter.lora.prompt_prefix"),
-        format("invocation tokens as number", with("adapter.alora.invocation_tokens", Value::U32(1)), "adapter.alora.invocation_tokens"),
-        format("signed invocation tokens", with("adapter.alora.invocation_tokens", Value::Array(Array::I32(vec![1]))), "adapter.alora.invocation_tokens"),
+        format(
+            "invocation tokens as number",
+            with("adapter.alora.invocation_tokens", Value::U32(1)),
+            "adapter.alora.invocation_tokens",
+        ),
+        format(
+            "signed invocation tokens",
+            with("adapter.alora.invocation_tokens", Value::Array(Array::I32(vec![1]))),
+            "adapter.alora.invocation_tokens",
+        ),
         format("half a pair", edited(&|c| c.tensors.retain(|t| t.0 != B)), "blk.0.attn_q.weight"),
         format("the other half", edited(&|c| c.tensors.retain(|t| t.0 != A)), "blk.0.attn_q.weight"),
         format("no factor at all", edited(&|c| c.tensors.clear()), "without factors"),
@@ -73,10 +81,14 @@ pub(super) fn cases(base: &Image) -> Vec<Case> {
         format("data past the end", adapter.bytes[..adapter.bytes.len() - 64].to_vec(), "outside the file"),
         format("a number as architecture", with("general.architecture", Value::U32(1)), "general.architecture"),
         mismatch("another architecture", with("general.architecture", text("qwen2")), "architecture qwen2"),
-        mismatch("a weight the base lacks", edited(&|c| {
-            rename(c, A, "blk.9.attn_q.weight.lora_a");
-            rename(c, B, "blk.9.attn_q.weight.lora_b");
-        }), "blk.9.attn_q.weight"),
+        mismatch(
+            "a weight the base lacks",
+            edited(&|c| {
+                rename(c, A, "blk.9.attn_q.weight.lora_a");
+                rename(c, B, "blk.9.attn_q.weight.lora_b");
+            }),
+            "blk.9.attn_q.weight",
+        ),
         mismatch("a base with longer rows", edited(&|c| reshape(c, A, &[128, 4])), "blk.0.attn_q.weight"),
         mismatch("a base with more rows", edited(&|c| reshape(c, B, &[4, 128])), "blk.0.attn_q.weight"),
         mismatch("another fingerprint", with("llama_align.base_hash", text("00")), "fingerprint"),

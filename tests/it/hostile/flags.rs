@@ -48,7 +48,16 @@ fn values_out_of_range_are_usage_errors_that_name_the_flag() {
     refused(dir, &train(&["--epochs", "1", "--max-steps", "1"]), 2, &["--epochs", "--max-steps"]);
     refused(dir, &train(&["--config", "missing.toml"]), 66, &["missing.toml"]);
     let generate = ["generate", "-m", "m.gguf", "-p", "hi"];
-    let values = ["--temp=nan", "--temp=-1", "--temp=inf", "--top-p=2", "--top-p=nan", "--min-p=-1", "--predict=-1", "--seed=-1"];
+    let values = [
+        "--temp=nan",
+        "--temp=-1",
+        "--temp=inf",
+        "--top-p=2",
+        "--top-p=nan",
+        "--min-p=-1",
+        "--predict=-1",
+        "--seed=-1",
+    ];
     for argument in values {
         let flag = argument.split_once('=').unwrap().0;
         refused(dir, &[&generate[..], &[argument]].concat(), 2, &[flag]);
@@ -98,12 +107,31 @@ fn trl_spellings_reach_the_configuration() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     workshop(dir);
-    let flags = ["--dry_run", "--learning_rate=3e-4", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps=3",
-        "--num_train_epochs=1.5", "--lora_r", "8", "--lora_alpha=4", "--lora_target_modules=q_proj", "--max_seq_length=100"];
+    let flags = [
+        "--dry_run",
+        "--learning_rate=3e-4",
+        "--per_device_train_batch_size",
+        "2",
+        "--gradient_accumulation_steps=3",
+        "--num_train_epochs=1.5",
+        "--lora_r",
+        "8",
+        "--lora_alpha=4",
+        "--lora_target_modules=q_proj",
+        "--max_seq_length=100",
+    ];
     let ran = run(dir, &train(&flags));
     assert_eq!(ran.status, 0, "{}", ran.err);
-    let lines = ["learning_rate = 0.0003", "batch_size = 2", "grad_accum = 3", "epochs = 1.5", "lora_rank = 8", "lora_alpha = 4.0",
-        "lora_targets = \"q_proj\"", "max_length = 100"];
+    let lines = [
+        "learning_rate = 0.0003",
+        "batch_size = 2",
+        "grad_accum = 3",
+        "epochs = 1.5",
+        "lora_rank = 8",
+        "lora_alpha = 4.0",
+        "lora_targets = \"q_proj\"",
+        "max_length = 100",
+    ];
     for line in lines {
         assert!(ran.out.lines().any(|l| l == line), "{line}: {}", ran.out);
     }
@@ -129,11 +157,25 @@ fn every_flag_of_train_prints_its_default() {
     let ran = run(dir.path(), &["train", "--help"]);
     assert_eq!(ran.status, 0);
     // Flags without a default: files, switches, and what stands for another flag.
-    let without = ["--model", "--data", "--output", "--config", "--max-steps", "--eval-data", "--overwrite", "--dry-run", "--help"];
+    let without = [
+        "--model",
+        "--data",
+        "--output",
+        "--config",
+        "--max-steps",
+        "--eval-data",
+        "--overwrite",
+        "--dry-run",
+        "--help",
+    ];
     let mut seen = 0;
     let mut lines = ran.out.lines().peekable();
     while let Some(line) = lines.next() {
-        let Some(flag) = line.split_whitespace().find(|word| word.starts_with("--")).filter(|_| line.trim_start().starts_with('-')) else { continue };
+        let Some(flag) =
+            line.split_whitespace().find(|word| word.starts_with("--")).filter(|_| line.trim_start().starts_with('-'))
+        else {
+            continue;
+        };
         let mut text = line.to_owned();
         while lines.peek().is_some_and(|next| !next.trim_start().starts_with('-')) {
             text.push_str(lines.next().unwrap_or_default());

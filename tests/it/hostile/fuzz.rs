@@ -69,9 +69,18 @@ impl Dice {
         match self.below(10) {
             // Keys of the architecture decide what graph is built: most changes that are accepted are made here.
             0..=3 => {
-                let own: Vec<_> = model.keys.iter().filter(|k| !k.name.contains("token") && !k.name.starts_with("general")).collect();
-                let extra = ["rope.dimension_count", "attention.key_length", "attention.value_length", "attention.scale",
-                    "attention.sliding_window", "logit_scale", "expert_used_count", "attention.max_alibi_bias"];
+                let own: Vec<_> =
+                    model.keys.iter().filter(|k| !k.name.contains("token") && !k.name.starts_with("general")).collect();
+                let extra = [
+                    "rope.dimension_count",
+                    "attention.key_length",
+                    "attention.value_length",
+                    "attention.scale",
+                    "attention.sliding_window",
+                    "logit_scale",
+                    "expert_used_count",
+                    "attention.max_alibi_bias",
+                ];
                 let arch = own[0].name.split('.').next().unwrap_or_default();
                 let name = match self.below(2) {
                     0 => self.one_of(&own).name.clone(),
@@ -82,7 +91,9 @@ impl Dice {
             }
             4 => model.put(tensor.ne_at + 8 * self.below(2), &number.to_le_bytes()),
             5 => model.put(tensor.type_at, &(self.below(45) as u32).to_le_bytes()),
-            6 => model.put(self.one_of(&[tensor.offset_at, tensor.entry.start, key.entry.start]), &number.to_le_bytes()),
+            6 => {
+                model.put(self.one_of(&[tensor.offset_at, tensor.entry.start, key.entry.start]), &number.to_le_bytes())
+            }
             7 => model.splice(self.one_of(&[&key.entry, &tensor.entry]).clone(), &[]),
             8 => {
                 let at = self.below(model.header_end());

@@ -107,9 +107,10 @@ impl Image {
     pub(super) fn edited(&self, edit: impl FnOnce(&mut Content)) -> Vec<u8> {
         let file = File::from_bytes(self.bytes.clone(), "tiny").unwrap();
         let keys = file.keys().map(|(k, v)| (k.to_owned(), v.clone())).collect();
-        let tensors = file.tensors().iter().map(|t| {
-            (t.name.clone(), t.ty, t.ne[..t.n_dims as usize].to_vec(), file.data(t).to_vec())
-        });
+        let tensors = file
+            .tensors()
+            .iter()
+            .map(|t| (t.name.clone(), t.ty, t.ne[..t.n_dims as usize].to_vec(), file.data(t).to_vec()));
         let mut content = Content { keys, tensors: tensors.collect() };
         edit(&mut content);
         let mut writer = Writer::new();

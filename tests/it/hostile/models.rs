@@ -66,7 +66,11 @@ fn keys(m: &Image) -> Vec<Case> {
         format("type 255", m.put(first.type_at, &255u32.to_le_bytes()), "unknown type 255"),
         format("an array of arrays", m.put(tokens.value_at, &9u32.to_le_bytes()), "array of arrays"),
         format("an array of type 77", m.put(tokens.value_at, &77u32.to_le_bytes()), "unknown type 77"),
-        format("an array of 2^63", m.put(tokens.value_at + 4, &(1u64 << 63).to_le_bytes()), "claims 9223372036854775808"),
+        format(
+            "an array of 2^63",
+            m.put(tokens.value_at + 4, &(1u64 << 63).to_le_bytes()),
+            "claims 9223372036854775808",
+        ),
         format("a text past the end", m.put(first.value_at, &(1u64 << 50).to_le_bytes()), "general.architecture needs"),
         format("a truth value of 2", m.put(bos.value_at, &[2]), "truth value of 2"),
         format("no alignment", m.with("general.alignment", Value::U32(0)), "general.alignment"),
@@ -104,7 +108,11 @@ fn directory(m: &Image) -> Vec<Case> {
     huge.bytes = ne(0, 1 << 62);
     let mut cases = vec![
         format("a name of 64 bytes", m.splice(first.entry.start..first.n_dims_at, &long_name), "longer than 63 bytes"),
-        format("a name twice", m.splice(second.entry.start..second.n_dims_at, &m.bytes[first.entry.start..first.n_dims_at]), "occurs twice"),
+        format(
+            "a name twice",
+            m.splice(second.entry.start..second.n_dims_at, &m.bytes[first.entry.start..first.n_dims_at]),
+            "occurs twice",
+        ),
         format("no dimensions", dims(0), "0 dimensions"),
         format("five dimensions", dims(5), "5 dimensions"),
         format("2^32-1 dimensions", dims(u32::MAX), "4294967295 dimensions"),
@@ -122,7 +130,8 @@ fn directory(m: &Image) -> Vec<Case> {
     ];
     // The last tensor's padding may be missing, its data may not.
     let last = m.tensor("output_norm.weight");
-    let data_at = m.header_end().next_multiple_of(32) + u64::from_le_bytes(m.bytes[last.offset_at..last.offset_at + 8].try_into().unwrap()) as usize;
+    let data_at = m.header_end().next_multiple_of(32)
+        + u64::from_le_bytes(m.bytes[last.offset_at..last.offset_at + 8].try_into().unwrap()) as usize;
     cases.push(format("a byte too few", m.bytes[..data_at + 4 * 64 - 1].to_vec(), "output_norm.weight"));
     cases
 }
@@ -136,7 +145,14 @@ fn shapes(m: &Image) -> Vec<Case> {
         })
     };
     [(Type::I8, 1), (Type::I16, 2), (Type::I32, 4), (Type::I64, 8), (Type::F64, 8)]
-        .map(|(ty, bytes)| Case::new(format!("a weight of {}", ty.name()), integers(ty, bytes), Kind::Unsupported, "blk.1.ffn_down.weight"))
+        .map(|(ty, bytes)| {
+            Case::new(
+                format!("a weight of {}", ty.name()),
+                integers(ty, bytes),
+                Kind::Unsupported,
+                "blk.1.ffn_down.weight",
+            )
+        })
         .into()
 }
 
@@ -165,15 +181,27 @@ fn sizes(m: &Image) -> Vec<Case> {
     ];
     for (key, values) in u32s {
         for &value in values {
-            let says = if key == "expert_count" && value < 1000 { "llama.expert_used_count".to_owned() } else { format!("llama.{key}") };
+            let says = if key == "expert_count" && value < 1000 {
+                "llama.expert_used_count".to_owned()
+            } else {
+                format!("llama.{key}")
+            };
             cases.push(format(format!("{key} of {value}"), m.with(&format!("llama.{key}"), Value::U32(value)), &says));
         }
     }
     let none = Value::Array(Array::U32(vec![0, 4]));
-    cases.push(format("no heads in a block that attends", m.with("llama.attention.head_count", none), "is 0 or missing for block 0"));
+    cases.push(format(
+        "no heads in a block that attends",
+        m.with("llama.attention.head_count", none),
+        "is 0 or missing for block 0",
+    ));
     cases.push(format("no number of heads", m.without("llama.attention.head_count"), "is 0 or missing for block 0"));
     let none = Value::Array(Array::U32(vec![2, 0]));
-    cases.push(format("no key heads in a block that attends", m.with("llama.attention.head_count_kv", none), "is 0 for block 1"));
+    cases.push(format(
+        "no key heads in a block that attends",
+        m.with("llama.attention.head_count_kv", none),
+        "is 0 for block 1",
+    ));
     let no_queries = m.edited(|content| content.tensors.retain(|t| t.0 != "blk.1.attn_q.weight"));
     cases.push(format("no queries in a block that attends", no_queries, "blk.1.attn_output.weight"));
     let negative = m.with("llama.attention.head_count", Value::I32(-4));
@@ -219,14 +247,34 @@ fn tokenizer(m: &Image) -> Vec<Case> {
         format("an empty list of tokens", with("tokens", Value::Array(Array::String(vec![]))), "tokenizer.ggml.tokens"),
         format("numbers as tokens", with("tokens", Value::Array(Array::U32(vec![1, 2]))), "tokenizer.ggml.tokens"),
         format("a token twice", m.edited(|c| c.texts("tokenizer.ggml.tokens")[7] = "he".into()), "twice"),
-        format("a token twice up to a NUL", m.edited(|c| c.texts("tokenizer.ggml.tokens")[7] = "he\0x".into()), "twice"),
-        format("the name of an empty token", m.edited(|c| {
-            let tokens = c.texts("tokenizer.ggml.tokens");
-            (tokens[7], tokens[8]) = (String::new(), "[EMPTY_7]".into());
-        }), "twice"),
-        format("a token of 1 MiB", m.edited(|c| c.texts("tokenizer.ggml.tokens")[7] = "x".repeat(1 << 20)), "1048576 bytes"),
-        format("a merge without a space", m.edited(|c| c.texts("tokenizer.ggml.merges")[3] = "in".into()), "joins nothing"),
-        format("a merge that is a space", m.edited(|c| c.texts("tokenizer.ggml.merges")[3] = " ".into()), "joins nothing"),
+        format(
+            "a token twice up to a NUL",
+            m.edited(|c| c.texts("tokenizer.ggml.tokens")[7] = "he\0x".into()),
+            "twice",
+        ),
+        format(
+            "the name of an empty token",
+            m.edited(|c| {
+                let tokens = c.texts("tokenizer.ggml.tokens");
+                (tokens[7], tokens[8]) = (String::new(), "[EMPTY_7]".into());
+            }),
+            "twice",
+        ),
+        format(
+            "a token of 1 MiB",
+            m.edited(|c| c.texts("tokenizer.ggml.tokens")[7] = "x".repeat(1 << 20)),
+            "1048576 bytes",
+        ),
+        format(
+            "a merge without a space",
+            m.edited(|c| c.texts("tokenizer.ggml.merges")[3] = "in".into()),
+            "joins nothing",
+        ),
+        format(
+            "a merge that is a space",
+            m.edited(|c| c.texts("tokenizer.ggml.merges")[3] = " ".into()),
+            "joins nothing",
+        ),
         format("numbers as merges", with("merges", Value::Array(Array::U32(vec![1]))), "tokenizer.ggml.merges"),
         format("scores of bytes", with("scores", Value::Array(Array::U8(vec![1; n]))), "tokenizer.ggml.scores"),
         format("too few scores", with("scores", Value::Array(Array::F32(vec![1.0; n - 1]))), "tokenizer.ggml.scores"),
@@ -234,7 +282,11 @@ fn tokenizer(m: &Image) -> Vec<Case> {
         format("too few kinds", with("token_type", Value::Array(Array::I32(vec![1; 3]))), "tokenizer.ggml.token_type"),
         format("no kind of tokenizer", m.without(&key("model")), "tokenizer.ggml.model"),
         format("a number as template", m.with("tokenizer.chat_template", Value::U32(1)), "tokenizer.chat_template"),
-        format("a template of 5 MiB", m.with("tokenizer.chat_template", Value::String("x".repeat(5 << 20))), "tokenizer.chat_template"),
+        format(
+            "a template of 5 MiB",
+            m.with("tokenizer.chat_template", Value::String("x".repeat(5 << 20))),
+            "tokenizer.chat_template",
+        ),
     ];
     for name in ["none", "no_vocab", "test", "rwkv", "t5", "bert", "zzz"] {
         let bytes = with("model", Value::String(name.into()));

@@ -134,7 +134,11 @@ fn what_llama_cpp_refuses_is_an_error_too() {
         ("more heads than the width holds", model.with("llama.attention.head_count", Value::U32(128)), "llama"),
         ("heads that do not divide the width", model.with("llama.attention.head_count", Value::U32(12)), "llama"),
         ("three tokens fewer than rows", fewer_tokens(&model), "token_embd.weight"),
-        ("a list for two of three blocks", model.with("llama.attention.head_count", Value::Array(Array::U32(vec![4, 4, 4]))), "head_count"),
+        (
+            "a list for two of three blocks",
+            model.with("llama.attention.head_count", Value::Array(Array::U32(vec![4, 4, 4]))),
+            "head_count",
+        ),
         ("an architecture of nobody", model.with("general.architecture", Value::String("zzz".into())), "zzz"),
         ("an unknown pre-tokenizer", model.with("tokenizer.ggml.pre", Value::String("zzz".into())), "zzz"),
         // Assertions of llama.cpp's own graph.

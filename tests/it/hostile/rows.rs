@@ -93,7 +93,8 @@ fn rows_that_are_too_long_are_dropped_and_counted() {
     // gpt2 has 512 learned positions: behind them ggml would end the process.
     for model in ["llama-tied", "gpt2"] {
         write(dir, "m.gguf", Image::of(model).bytes);
-        let train = ["train", "-m", "m.gguf", "-d", "rows.jsonl", "-o", model, "--max-steps", "1", "--max-length", "100000"];
+        let train =
+            ["train", "-m", "m.gguf", "-d", "rows.jsonl", "-o", model, "--max-steps", "1", "--max-length", "100000"];
         let ran = run(dir, &train);
         assert_eq!(ran.status, 0, "{}", ran.err);
         assert!(ran.err.contains("3 rows") && ran.err.contains("1 dropped as too long"), "{}", ran.err);

@@ -60,18 +60,27 @@ fn a_full_disk_leaves_no_half_written_adapter() {
     workshop(dir, &Image::of("llama-tied").bytes);
     let disk = dir.join("disk");
     std::fs::create_dir(&disk).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&disk).stderr(Stdio::null()).status();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+        .arg(&disk)
+        .stderr(Stdio::null())
+        .status();
     if !mounted.is_ok_and(|status| status.success()) {
         return;
     }
-    let ran = std::panic::catch_unwind(|| run(dir, &[&TRAIN[..5], &["-o", "disk/run", "--lora-rank", "64", "--max-steps", "1"]].concat()));
+    let ran = std::panic::catch_unwind(|| {
+        run(dir, &[&TRAIN[..5], &["-o", "disk/run", "--lora-rank", "64", "--max-steps", "1"]].concat())
+    });
     let left = files(&disk);
     let unmounted = Command::new("umount").arg(&disk).status().unwrap();
     assert!(unmounted.success());
     let ran = ran.unwrap();
     assert_eq!(ran.status, 74, "{}", ran.err);
     assert!(ran.err.contains("disk/run/adapter.gguf"), "{}", ran.err);
-    assert!(left.iter().all(|f| f.ends_with("run") || f.ends_with("config.toml") || f.ends_with("metrics.jsonl")), "{left:?}");
+    assert!(
+        left.iter().all(|f| f.ends_with("run") || f.ends_with("config.toml") || f.ends_with("metrics.jsonl")),
+        "{left:?}"
+    );
 }
 
 /// A NaN where no probe of the self-check looks: the embedding of the letter Z. Training finds it, names step and lines,
@@ -89,7 +98,10 @@ fn a_loss_that_is_no_number_stops_the_run_and_exports_nothing() {
     let row = |prompt: &str| format!("{{\"prompt\":\"{prompt}\",\"chosen\":\"two\",\"rejected\":\"three\"}}\n");
     std::fs::write(dir.join("rows.jsonl"), row("one") + &row("Z") + &row("three")).unwrap();
     for method in ["sft", "dpo", "kto"] {
-        let ran = run(dir, &train(&["--overwrite", "--method", method, "--batch-size", "1", "--grad-accum", "1", "--epochs", "2"]));
+        let ran = run(
+            dir,
+            &train(&["--overwrite", "--method", method, "--batch-size", "1", "--grad-accum", "1", "--epochs", "2"]),
+        );
         assert_eq!(ran.status, 76, "{method}: {}", ran.err);
         for text in ["error: step ", "lines ", "2", "the step was not applied"] {
             assert!(ran.err.contains(text), "{method}: {}", ran.err);
@@ -141,9 +153,19 @@ fn an_adapter_of_another_base_is_refused() {
     workshop(dir, &base.edited(|content| content.tensor("output_norm.weight").3[0] ^= 1));
     std::fs::write(dir.join("a.gguf"), adapters::good(&base)).unwrap();
     std::fs::write(dir.join("q.gguf"), Image::of("qwen2").bytes).unwrap();
-    refused(dir, &["generate", "-m", "m.gguf", "-p", "hi", "--lora", "a.gguf"], 78, &["a.gguf", "m.gguf", "fingerprint"]);
+    refused(
+        dir,
+        &["generate", "-m", "m.gguf", "-p", "hi", "--lora", "a.gguf"],
+        78,
+        &["a.gguf", "m.gguf", "fingerprint"],
+    );
     refused(dir, &["eval", "-m", "m.gguf", "-d", "rows.jsonl", "--lora", "a.gguf"], 78, &["a.gguf", "fingerprint"]);
-    refused(dir, &["eval", "-m", "q.gguf", "-d", "rows.jsonl", "--lora", "a.gguf"], 78, &["a.gguf", "architecture llama"]);
+    refused(
+        dir,
+        &["eval", "-m", "q.gguf", "-d", "rows.jsonl", "--lora", "a.gguf"],
+        78,
+        &["a.gguf", "architecture llama"],
+    );
     refused(dir, &["generate", "-m", "m.gguf", "-p", "hi", "--lora", "missing.gguf"], 66, &["missing.gguf"]);
 }
 
@@ -154,7 +176,9 @@ fn prompts_fit_the_context_or_are_refused() {
     let dir = dir.path();
     for model in ["gpt2", "llama-tied"] {
         workshop(dir, &Image::of(model).bytes);
-        let generate = |prompt: &str, n: &str| run(dir, &["generate", "-m", "m.gguf", "--no-template", "-p", prompt, "-n", n, "--json"]);
+        let generate = |prompt: &str, n: &str| {
+            run(dir, &["generate", "-m", "m.gguf", "--no-template", "-p", prompt, "-n", n, "--json"])
+        };
         let long = generate(&"q".repeat(513), "1");
         assert!(long.status == 2 && long.err.contains("513 tokens") && long.err.contains("512"), "{long:?}");
         for n in ["1", "600", "4294967301", "18446744073709551615"] {
@@ -173,7 +197,8 @@ fn a_closed_stdout_is_no_fault() {
     workshop(dir.path(), &Image::of("llama-tied").bytes);
     for args in [&["inspect", "m.gguf"][..], &["check", "-m", "m.gguf"], &["train", "--help"]] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_llama-align"));
-        let mut child = command.args(args).current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            command.args(args).current_dir(dir.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         drop(child.stdout.take());
         assert_eq!(child.wait().unwrap().code(), Some(0), "{args:?}");
     }
