@@ -9,11 +9,15 @@ demo: setup
 test: setup lint
 	$(CARGO) test --release --workspace
 	$(CARGO) check --release --no-default-features --lib
-	sh tests/real_model.sh
+	@if model=$$(sh demo/fetch.sh); then \
+		LLAMA_ALIGN_TEST_MODEL="$$model" $(CARGO) test --release --test it -- --ignored real_model; \
+	else \
+		echo "SmolLM2 cannot be fetched here: the tests on a real model were NOT run"; \
+	fi
 
-# Slower checks: an independent binding loads what we wrote.
+# Slower: a ten times longer run of malformed files through the program, under a limit on memory.
 test-full: test
-	cd tests/oracle && $(CARGO) test --release
+	ulimit -v 12000000; LLAMA_ALIGN_FUZZ=10 $(CARGO) test --release --test it -- hostile::fuzz
 
 lint: setup
 	$(CARGO) fmt --all --check

@@ -6,12 +6,11 @@
 
 use crate::error::{Error, Kind, Result};
 use std::cell::Cell;
-use std::ffi::c_char;
-use std::io::Write;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
 /// `ggml_abort_callback_t`, which may unwind.
-pub(super) type OnAbort = unsafe extern "C-unwind" fn(message: *const c_char);
+#[cfg(feature = "linked")]
+pub(super) type OnAbort = unsafe extern "C-unwind" fn(message: *const std::ffi::c_char);
 
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
@@ -21,14 +20,15 @@ thread_local! {
 struct Failed(String);
 
 /// Unwinds to the guard of this thread; on a thread without one (ggml's workers) it speaks, and ggml aborts.
-pub(super) unsafe extern "C-unwind" fn on_abort(message: *const c_char) {
+#[cfg(any(feature = "linked", test))]
+pub(super) unsafe extern "C-unwind" fn on_abort(message: *const std::ffi::c_char) {
     // SAFETY: ggml passes a NUL-terminated message.
     let message = unsafe { super::text(message) };
     if GUARDED.get() {
         // Not `panic!`: no hook is to print this.
         resume_unwind(Box::new(Failed(message)));
     }
-    let _ = writeln!(std::io::stderr(), "{message}");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), (message + "\n").as_bytes());
 }
 
 /// Calls into llama.cpp; a failed assertion is an error of kind [`Kind::Unsupported`] that says where.

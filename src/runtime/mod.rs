@@ -36,11 +36,16 @@ impl Runtime {
     /// The llama.cpp that is built into this library.
     #[cfg(feature = "linked")]
     pub fn linked() -> Result<Arc<Self>> {
-        Self::from_table(linked::table())
+        // SAFETY: the table holds the built-in llama.cpp's functions.
+        unsafe { Self::from_table(linked::table()) }
     }
 
     /// Takes a filled table after comparing what can be compared.
-    pub(crate) fn from_table(table: Table) -> Result<Arc<Self>> {
+    ///
+    /// # Safety
+    /// Every function is that of one loaded ggml and llama.cpp whose tensors are laid out as [`abi::GgmlTensor`], and stays
+    /// loaded as long as the result lives.
+    pub unsafe fn from_table(table: Table) -> Result<Arc<Self>> {
         // SAFETY: the table's functions are those of one loaded ggml.
         let overhead = unsafe { (table.tensor_overhead)() };
         if overhead < size_of::<abi::GgmlTensor>() || overhead > size_of::<abi::GgmlTensor>() + 64 {

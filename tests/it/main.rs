@@ -15,6 +15,7 @@ mod real_model;
 mod refusals;
 mod rules;
 mod small;
+mod tidy;
 mod tiny;
 mod trainer;
 mod vectors;

@@ -14,6 +14,11 @@ const MUTATIONS: usize = 4000;
 /// Accepted files that the program then really opens; each takes a tenth of a second.
 const OPENED: usize = 500;
 
+/// How many times as much `make test-full` does.
+fn effort() -> usize {
+    std::env::var("LLAMA_ALIGN_FUZZ").map_or(1, |n| n.parse().expect("LLAMA_ALIGN_FUZZ is a number"))
+}
+
 fn verdict(bytes: Vec<u8>) -> Result<()> {
     File::from_bytes(bytes, "x").and_then(|file| validate_model(&file))
 }
@@ -113,14 +118,15 @@ fn what_is_accepted_is_loaded_or_refused_but_never_aborts() {
     let mut dice = Dice(ChaCha8Rng::from_seed(*b"hostile mutations of tiny models"));
     let models = MODELS.map(Image::of);
     let mut accepted = Vec::new();
-    for i in 0..MUTATIONS {
+    let (mutations, opened) = (MUTATIONS * effort(), OPENED * effort());
+    for i in 0..mutations {
         let bytes = dice.mutate(&models[i % models.len()]);
         if verdict(bytes.clone()).is_ok() {
             accepted.push(bytes);
         }
     }
-    assert!(accepted.len() > OPENED, "only {} of {MUTATIONS} were accepted", accepted.len());
-    let stride = accepted.len() / OPENED;
+    assert!(accepted.len() > opened, "only {} of {mutations} were accepted", accepted.len());
+    let stride = accepted.len() / opened;
     let chosen: Vec<_> = accepted.iter().step_by(stride).collect();
     let loaded: usize = std::thread::scope(|scope| {
         let half = |part: usize| {
