@@ -35,5 +35,7 @@ pub mod optim;
 pub mod adapter;
 pub mod train;
 
+pub mod bench;
+
 #[cfg(feature = "linked")]
 pub mod cli;

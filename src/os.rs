@@ -20,6 +20,14 @@ pub fn peak_rss_bytes() -> u64 {
     0
 }
 
+/// Memory that could be had without swapping, in bytes; 0 where it cannot be told.
+pub fn available_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kilobytes =
+        text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse().ok());
+    kilobytes.map_or(0, |k: u64| k * 1024)
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     #[test]

@@ -42,7 +42,8 @@ fn own(model: &Arc<Model>, trace: &Trace, layout: &Layout, n_threads: usize) -> 
     let region = memory.take(bytes)?;
     let given = HashMap::<ValueId, _>::new();
     let (weights, names) = (trace.weights.as_slice(), runtime.names());
-    let scope = Scope { program, weights, names, form: Form::Runtime, inputs: &inputs, given: &given, n_tokens };
+    let scope =
+        Scope { program, weights, names, form: Form::Runtime, inputs: &inputs, given: &given, n_tokens, profile: None };
     let builder = GraphBuilder::new(&mut backend, &mut memory, program.values.len() * 2 + 64)?;
     let mut lowering = Lowering::new(scope, builder);
     lowering.output(trace.logits, region)?;

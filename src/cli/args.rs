@@ -27,6 +27,8 @@ pub(super) enum Command {
     Generate(GenerateArgs),
     /// Describe a GGUF model, an adapter or a run directory
     Inspect(InspectArgs),
+    /// Measure how fast a model trains on this machine
+    Bench(BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -114,6 +116,10 @@ pub(super) struct TrainArgs {
     /// Numbers that products with weights are formed in: auto, f32 or bf16 [default: auto, bf16 where it is faster]
     #[arg(long)]
     pub(super) precision: Option<String>,
+    /// Compute the insides of blocks again for the backward pass: auto, always (least memory) or never (fastest)
+    /// [default: auto, never where it takes less than a quarter of the free memory]
+    #[arg(long)]
+    pub(super) recompute: Option<String>,
     /// Held-out rows, measured before and after training
     #[arg(long)]
     pub(super) eval_data: Option<PathBuf>,
@@ -206,6 +212,36 @@ pub(super) struct InspectArgs {
     /// JSON on stdout
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// Model in GGUF
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    /// sft or dpo
+    #[arg(long, default_value = "sft")]
+    pub(super) method: String,
+    /// Rows and tokens per row; for dpo the tokens of both answers together
+    #[arg(long, default_value = "4x512")]
+    pub(super) shape: String,
+    /// Rank r of the factors
+    #[arg(long, alias = "lora-r", default_value_t = 16)]
+    pub(super) lora_rank: usize,
+    /// Steps that count, after one to warm up
+    #[arg(long, default_value_t = 5)]
+    pub(super) steps: usize,
+    /// Numbers that products with weights are formed in: auto, f32 or bf16
+    #[arg(long, default_value = "auto")]
+    pub(super) precision: String,
+    /// Compute the insides of blocks again for the backward pass: auto, always or never
+    #[arg(long, default_value = "auto")]
+    pub(super) recompute: String,
+    /// One line of JSON on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) threads: Threads,
 }
 
 impl Options {

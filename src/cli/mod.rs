@@ -3,6 +3,7 @@
 //! **Invariant:** nothing here that a library user could not do; data goes to stdout, talk to stderr.
 
 mod args;
+mod bench;
 mod check;
 mod dataset;
 mod eval;
@@ -34,6 +35,7 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
         Command::Eval(args) => eval::run(&args, &mut printer),
         Command::Generate(args) => generate::run(&args, &mut printer),
         Command::Inspect(args) => inspect::run(&args, &mut printer),
+        Command::Bench(args) => bench::run(&args, &mut printer),
     };
     match result {
         Ok(status) => status,

@@ -9,25 +9,27 @@ use crate::data::Dataset;
 use crate::engine::{Delta, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
+use crate::os::available_bytes;
 use crate::runtime::Model;
-use crate::trace::Trace;
-use crate::train::{evaluate, EvalReport, MetricsFile, References, RunDir, TrainConfig, TrainOverrides, Trainer};
+use crate::train::{
+    evaluate, EvalReport, MetricsFile, Recompute, References, RunDir, TrainConfig, TrainOverrides, Trainer,
+};
 use std::path::Path;
 
 /// Runs the command.
 pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
-    let config = configuration(&args)?;
+    let mut config = configuration(&args)?;
     if args.output.exists() && !args.overwrite && !args.dry_run && !is_empty(&args.output) {
         let message =
             format!("{}: the run directory exists; --overwrite replaces the run in it", args.output.display());
         return Err(Error::new(Kind::Output, message));
     }
     let (model, file) = open_model(&args.model)?;
-    let max_length = dataset::max_length(config.max_length, &model, printer);
-    let data = dataset::load(&args.data, &model, Some(config.method), max_length)?;
+    config.max_length = dataset::max_length(config.max_length, &model, printer);
+    let data = dataset::load(&args.data, &model, Some(config.method), config.max_length)?;
     report_data(printer, &args.data, &data);
     let held_out = match &config.eval_data {
-        Some(path) => Some(dataset::load(path, &model, Some(config.method), max_length)?),
+        Some(path) => Some(dataset::load(path, &model, Some(config.method), config.max_length)?),
         None => None,
     };
     let (trace, check) = checked_trace(&model, config.threads, config.precision.form())?;
@@ -37,7 +39,7 @@ pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
             format!("{}: {op}: no gradient rule for this op", args.model.display()),
         ));
     }
-    let targets = resolve_targets(&config.lora_targets, &linears(&trace))?;
+    let targets = resolve_targets(&config.lora_targets, &Linear::all(&trace))?;
     let lora = Lora::init(&targets, config.lora_rank, config.lora_alpha, config.seed);
     let n_trainable: usize = lora.factors.iter().map(|f| f.a.len() + f.b.len()).sum();
     let n_steps = config.n_steps(data.samples.len());
@@ -45,14 +47,17 @@ pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
         "{} on {}: {} weights adapted with r = {}, {n_trainable} trainable numbers, {n_steps} steps of {} rows, learning rate {:e}",
         config.method.name(), check.architecture, targets.len(), config.lora_rank, config.rows_per_step(), config.learning_rate
     ));
+    let delta = Delta { lora, scale: 1.0, trainable: true };
+    let mut engine = Engine::with_form(&model, &trace, vec![delta], config.threads, config.precision.form())?;
+    let kept = engine.inner_bytes(config.micro_batch_tokens) as u64;
+    config.recompute = config.recompute.resolve(kept, available_bytes());
+    engine.set_recompute(config.recompute == Recompute::Always);
     if args.dry_run {
         printer.data(&config.to_toml()?);
         return Ok(0);
     }
     let run_dir = RunDir::create(&args.output, args.overwrite)?;
     run_dir.write_config(&config)?;
-    let delta = Delta { lora, scale: 1.0, trainable: true };
-    let mut engine = Engine::with_form(&model, &trace, vec![delta], config.threads, config.precision.form())?;
     let mut metrics = MetricsFile::create(&run_dir.metrics())?;
     let before = held_out.as_ref().map(|h| measure(&mut engine, h, None, &config, 0, &mut metrics)).transpose()?;
     train(&config, &data, &mut engine, &mut metrics, printer)?;
@@ -100,16 +105,10 @@ fn configuration(args: &TrainArgs) -> Result<TrainConfig> {
         seed: args.seed,
         threads: args.threads.given(),
         precision: args.precision.clone(),
+        recompute: args.recompute.clone(),
         eval_data: args.eval_data.clone(),
     })?;
     config.resolve()
-}
-
-/// The block linears of a trace, in the order in which the model uses them.
-fn linears(trace: &Trace) -> Vec<Linear> {
-    let names = trace.linears();
-    let weights = trace.program.weights.iter().filter(|w| names.contains_key(&w.name));
-    weights.map(|w| Linear { name: w.name.clone(), n_in: w.ne[0] as usize, n_out: w.ne[1] as usize }).collect()
 }
 
 fn report_data(printer: &mut Printer, path: &Path, data: &Dataset) {

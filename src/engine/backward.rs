@@ -62,9 +62,6 @@ impl Engine {
             return Ok(());
         }
         let mut given = batch.kept.clone();
-        for &write in &step.writes {
-            given.remove(&write);
-        }
         for &(write, seed) in &step.seeds {
             let region = self.zeros(write, n, cotangents)?;
             given.insert(seed, region);

@@ -1,14 +1,42 @@
 //! What the training forms lower to kernels of our own: attention, products, gradients, and functions that ggml looks up.
 
 use super::lower::Lowering;
+use super::profile::Phase;
 use super::terms::{self, Matrix};
 use crate::error::Result;
 use crate::ir::{GradOp, Leaf, MaskRule, Op, Sym, Value, ValueId};
 use crate::kernel::ops;
-use crate::runtime::Tensor;
+use crate::runtime::{Kernel, Tensor};
 use quant::Type;
 
 impl Lowering<'_, '_> {
+    /// An op of ours, timed where somebody asked.
+    pub(super) fn own(
+        &mut self,
+        phase: Phase,
+        flops: u64,
+        ne: [i64; 4],
+        src: &[Tensor],
+        kernel: Kernel,
+    ) -> Result<Tensor> {
+        let kernel = match self.profile {
+            Some(profile) => profile.timed(phase, flops, kernel),
+            None => kernel,
+        };
+        self.builder.custom(ne, src, kernel)
+    }
+
+    /// Operations of a product of two sources: two for every multiplication.
+    fn flops(&self, value: &Value) -> u64 {
+        self.term_flops(value, value.src(1))
+    }
+
+    /// Operations of a product with activations `rows` whose results are `value`'s.
+    fn term_flops(&self, value: &Value, rows: ValueId) -> u64 {
+        let results: i64 = self.ne(value).iter().product();
+        2 * results as u64 * self.ne(self.program.get(rows))[0] as u64
+    }
+
     fn mask_rule(&self, id: ValueId, value: &Value) -> Result<MaskRule> {
         let mask = value.sources().iter().flatten().find_map(|&s| match self.program.get(s).leaf() {
             Some(Leaf::Mask(rule)) => Some(*rule),
@@ -46,7 +74,7 @@ impl Lowering<'_, '_> {
         let (src, has_sinks) = self.attention_sources(value, 4)?;
         let spec = self.scores(value, rule, has_sinks);
         let ne = self.ne(value);
-        self.builder.custom(ne, &src, ops::attention(spec))
+        self.own(Phase::Attention, 0, ne, &src, ops::attention(spec))
     }
 
     /// A product with a frozen weight or a trainable factor, if that is what the node is.
@@ -63,14 +91,14 @@ impl Lowering<'_, '_> {
         if self.program.get(value.src(0)).leaf() == Some(&Leaf::Param) {
             let (a, x) = (self.tensor(value.src(0))?, self.tensor(value.src(1))?);
             let ne = self.ne(value);
-            return self.builder.custom(ne, &[a, x], ops::product()).map(Some);
+            return self.own(Phase::Products, self.flops(value), ne, &[a, x], ops::product()).map(Some);
         }
         let Some(weight) = weight else { return Ok(None) };
         let info = self.program.weight(weight);
         let Some(data) = self.weights[weight.0 as usize] else { return Ok(None) };
         let x = self.tensor(value.src(1))?;
         let ne = self.ne(value);
-        self.builder.custom(ne, &[x], ops::linear(info, &data)?).map(Some)
+        self.own(Phase::Products, self.flops(value), ne, &[x], ops::linear(info, &data)?).map(Some)
     }
 
     /// A value that is a sum of products with matrices whose bytes are at hand.
@@ -78,6 +106,7 @@ impl Lowering<'_, '_> {
         let is_there = |id: ValueId| self.given.contains_key(&id) || self.done.contains_key(&id);
         let Some(terms) = terms::terms(self.program, &self.uses, &is_there, id) else { return Ok(None) };
         let (mut sources, mut specs) = (Vec::new(), Vec::with_capacity(terms.len()));
+        let flops = terms.iter().map(|t| self.term_flops(value, t.rows)).sum();
         for term in &terms {
             let matrix = match term.matrix {
                 Matrix::Weight(w) => match &self.weights[w.0 as usize] {
@@ -93,7 +122,7 @@ impl Lowering<'_, '_> {
             specs.push(ops::TermSpec { matrix, side: term.side, rows: sources.len() - 1 });
         }
         let ne = self.ne(value);
-        self.builder.custom(ne, &sources, ops::sum_of_products(specs)).map(Some)
+        self.own(Phase::Products, flops, ne, &sources, ops::sum_of_products(specs)).map(Some)
     }
 
     fn rounded(&mut self, id: ValueId) -> Result<Tensor> {
@@ -102,7 +131,8 @@ impl Lowering<'_, '_> {
         }
         let x = self.tensor(id)?;
         let [n, rows @ ..] = self.builder.ne(x);
-        let tensor = self.builder.custom([(n + 1) / 2, rows[0], rows[1], rows[2]], &[x], ops::rounded())?;
+        let ne = [(n + 1) / 2, rows[0], rows[1], rows[2]];
+        let tensor = self.own(Phase::Other, 0, ne, &[x], ops::rounded())?;
         self.rounded.insert(id, tensor);
         Ok(tensor)
     }
@@ -133,7 +163,7 @@ impl Lowering<'_, '_> {
         let Some(kernel) = ops::tabled(op, value) else { return Ok(None) };
         let src = sources.into_iter().map(|s| self.tensor(s)).collect::<Result<Vec<_>>>()?;
         let ne = self.ne(value);
-        self.builder.custom(ne, &src, kernel).map(Some)
+        self.own(Phase::Other, 0, ne, &src, kernel).map(Some)
     }
 
     pub(super) fn gradient(&mut self, id: ValueId, value: &Value, op: &GradOp) -> Result<Tensor> {
@@ -141,7 +171,7 @@ impl Lowering<'_, '_> {
         match op {
             GradOp::LinearBack if self.program.get(value.src(0)).leaf() == Some(&Leaf::Param) => {
                 let (a, dy) = (self.tensor(value.src(0))?, self.tensor(value.src(1))?);
-                self.builder.custom(ne, &[a, dy], ops::product_back())
+                self.own(Phase::Products, self.flops(value), ne, &[a, dy], ops::product_back())
             }
             GradOp::LinearBack => {
                 let weight = self.program.as_weight(value.src(0)).ok_or_else(|| self.refuse(id, "no weight"))?;
@@ -149,18 +179,18 @@ impl Lowering<'_, '_> {
                 let data =
                     self.weights[weight.0 as usize].ok_or_else(|| self.refuse(id, "its weight cannot be read"))?;
                 let dy = self.tensor(value.src(1))?;
-                self.builder.custom(ne, &[dy], ops::linear_back(info, &data)?)
+                self.own(Phase::Products, self.flops(value), ne, &[dy], ops::linear_back(info, &data)?)
             }
             GradOp::AttentionBack => {
                 let rule = self.mask_rule(id, value)?;
                 let (src, has_sinks) = self.attention_sources(value, 5)?;
                 let spec = self.scores(value, rule, has_sinks);
-                self.builder.custom(ne, &src, ops::attention_back(spec))
+                self.own(Phase::Attention, 0, ne, &src, ops::attention_back(spec))
             }
             other => {
                 let src = self.sources(value)?.into_iter().flatten().collect::<Vec<_>>();
                 let kernel = ops::gradient(other, value, self.n_tokens).ok_or_else(|| self.refuse(id, "no kernel"))?;
-                self.builder.custom(ne, &src, kernel)
+                self.own(Phase::Other, 0, ne, &src, kernel)
             }
         }
     }

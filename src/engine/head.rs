@@ -198,7 +198,16 @@ impl Engine {
     ) -> Result<Vec<f32>> {
         let program = &self.adapted.program;
         let names = self.model.runtime().names();
-        let scope = Scope { program, weights: &self.trace.weights, names, form: self.form, inputs, given, n_tokens: n };
+        let scope = Scope {
+            program,
+            weights: &self.trace.weights,
+            names,
+            form: self.form,
+            inputs,
+            given,
+            n_tokens: n,
+            profile: self.profile.as_ref(),
+        };
         let builder = GraphBuilder::new(&mut self.backend, &mut self.memory, program.values.len() * 2 + 64)?;
         let mut lowering = Lowering::new(scope, builder);
         let logits = lowering.tensor(self.adapted.logits)?;

@@ -1,12 +1,14 @@
 //! From a program to a ggml graph: copies of the runtime's ops, our kernels where the training form wants them.
 
 use super::inputs::Inputs;
+use super::profile::{Phase, Profile};
 use super::terms;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{GradOp, Leaf, Op, Program, Sym, Value, ValueId};
 use crate::runtime::{GraphBuilder, Kernel, Names, NodeSpec, Region, Tensor, WeightData};
 use quant::Type;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// How attention and products with weights are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,7 @@ pub struct Lowering<'a, 'g> {
     pub(super) inputs: &'a Inputs,
     pub(super) given: &'a HashMap<ValueId, Region>,
     pub(super) n_tokens: usize,
+    pub(super) profile: Option<&'a Arc<Profile>>,
     has_experts: bool,
     /// How often each value is read; only for forms that fuse.
     pub(super) uses: Vec<u32>,
@@ -55,19 +58,35 @@ pub struct Scope<'a> {
     pub given: &'a HashMap<ValueId, Region>,
     /// Length of the token axis; that of the batch, or a chunk of it in the head.
     pub n_tokens: usize,
+    /// Where our kernels' times are added up, if anywhere.
+    pub profile: Option<&'a Arc<Profile>>,
 }
 
 impl<'a, 'g> Lowering<'a, 'g> {
     /// Starts lowering into `builder`.
     pub fn new(scope: Scope<'a>, builder: GraphBuilder<'g>) -> Self {
-        let Scope { program, weights, names, form, inputs, given, n_tokens } = scope;
+        let Scope { program, weights, names, form, inputs, given, n_tokens, profile } = scope;
         // A router's choice flips on the last bit, so models with experts keep the runtime's own products until experts
         // can be trained.
         let has_experts =
             program.values.iter().any(|v| matches!(v.op(), Some(Op::Other(name)) if name == "MUL_MAT_ID"));
         let uses = if form == Form::TrainingBf16 { terms::uses(program) } else { Vec::new() };
         let (rounded, done) = (HashMap::new(), HashMap::new());
-        Self { program, weights, names, form, inputs, given, n_tokens, has_experts, uses, rounded, builder, done }
+        Self {
+            program,
+            weights,
+            names,
+            form,
+            inputs,
+            given,
+            n_tokens,
+            profile,
+            has_experts,
+            uses,
+            rounded,
+            builder,
+            done,
+        }
     }
 
     /// The tensor of a value, lowering what leads to it.
@@ -106,7 +125,7 @@ impl<'a, 'g> Lowering<'a, 'g> {
 
     /// An op of ours outside the program.
     pub fn custom(&mut self, ne: [i64; 4], src: Tensor, kernel: Kernel) -> Result<Tensor> {
-        self.builder.custom(ne, &[src], kernel)
+        self.own(Phase::Other, 0, ne, &[src], kernel)
     }
 
     /// The same, run although nothing reads it.

@@ -11,6 +11,7 @@ mod inputs;
 mod layout;
 mod lower;
 mod plan;
+mod profile;
 mod session;
 mod terms;
 
@@ -19,4 +20,5 @@ pub use inputs::{input_bytes, Inputs};
 pub use layout::{Layout, Span, SEQUENCE_ALIGNMENT};
 pub use lower::{Form, Lowering, Scope};
 pub use plan::{Plan, Step};
+pub use profile::{Profile, Seconds};
 pub use session::{BlockValues, Engine};

@@ -20,6 +20,8 @@ pub struct Step {
     pub read_gradients: Vec<(ValueId, ValueId)>,
     /// Trainable parameters used here, by index, with their gradient.
     pub parameter_gradients: Vec<(usize, ValueId)>,
+    /// Values computed here that the backward pass reads: what would have to be kept to recompute nothing.
+    pub inner: Vec<ValueId>,
 }
 
 /// The whole plan.
@@ -67,6 +69,7 @@ fn step(adapted: &mut Adapted, reads: &[ValueId], writes: &[ValueId], moving: &[
         seeds: Vec::new(),
         read_gradients: Vec::new(),
         parameter_gradients: Vec::new(),
+        inner: Vec::new(),
     };
     let used = used_parameters(adapted, writes, &given);
     if used.is_empty() && !reads.iter().any(|&r| moves(r)) {
@@ -77,13 +80,37 @@ fn step(adapted: &mut Adapted, reads: &[ValueId], writes: &[ValueId], moving: &[
         let seed = adapted.program.leaf(Leaf::Input, Type::F32, ne, "cotangent");
         step.seeds.push((write, seed));
     }
+    let first_backward = adapted.program.values.len() as u32;
     let active: Vec<_> = reads.iter().copied().filter(|&r| moves(r)).collect();
     let wanted: Vec<_> = active.iter().copied().chain(used.iter().map(|&p| adapted.parameters[p].value)).collect();
     let gradients = differentiate(&mut adapted.program, &step.seeds, &wanted, &given)?;
     let (of_reads, of_parameters) = gradients.split_at(active.len());
     step.read_gradients = active.into_iter().zip(of_reads).filter_map(|(r, g)| Some((r, (*g)?))).collect();
     step.parameter_gradients = used.into_iter().zip(of_parameters).filter_map(|(p, g)| Some((p, (*g)?))).collect();
+    step.inner = inner(&adapted.program, &step, first_backward);
     Ok(step)
+}
+
+/// Forward values that the backward values from `first_backward` on read, where a copy in memory can stand for them.
+fn inner(program: &Program, step: &Step, first_backward: u32) -> Vec<ValueId> {
+    let (mut seen, mut found) = (BTreeSet::new(), BTreeSet::new());
+    let mut stack: Vec<_> = step.read_gradients.iter().map(|&(_, g)| g).collect();
+    stack.extend(step.parameter_gradients.iter().map(|&(_, g)| g));
+    while let Some(id) = stack.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        if id.0 >= first_backward {
+            stack.extend(program.get(id).sources().iter().flatten());
+            continue;
+        }
+        let root = program.root(id);
+        let value = program.get(root);
+        if value.leaf().is_none() && !step.reads.contains(&root) && value.ty == Type::F32 && value.is_contiguous() {
+            found.insert(root);
+        }
+    }
+    found.into_iter().collect()
 }
 
 /// Trainable parameters that the writes depend on without going through a read.

@@ -6,6 +6,7 @@ use super::inputs::{input_bytes, Inputs};
 use super::layout::Layout;
 use super::lower::{Form, Lowering, Scope};
 use super::plan::Plan;
+use super::profile::Profile;
 use crate::data::Sequence;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, Op, ValueId};
@@ -30,6 +31,9 @@ pub struct Engine {
     /// Bytes of the memory that hold parameters and gradients; the rest belongs to the batch.
     fixed: usize,
     n_positions: Option<usize>,
+    /// The insides of blocks are computed again in the backward pass, and not kept.
+    recompute: bool,
+    pub(super) profile: Option<Arc<Profile>>,
     pub(super) batch: Option<Batch>,
     peak: usize,
 }
@@ -103,6 +107,8 @@ impl Engine {
             gradients,
             fixed,
             n_positions,
+            recompute: true,
+            profile: None,
             batch: None,
             peak: 0,
         })
@@ -161,6 +167,27 @@ impl Engine {
         }
     }
 
+    /// Whether a backward pass computes the insides of blocks again (so it starts) or finds them kept. Both give the same
+    /// bits.
+    pub fn set_recompute(&mut self, recompute: bool) {
+        self.recompute = recompute;
+        self.batch = None;
+    }
+
+    /// Adds the times of kernels up from now on.
+    pub fn set_profile(&mut self, profile: Arc<Profile>) {
+        self.profile = Some(profile);
+    }
+
+    /// Bytes that keeping the insides of blocks takes for a batch of `n_tokens` on the packed axis.
+    pub fn inner_bytes(&self, n_tokens: usize) -> usize {
+        self.plan.blocks.iter().flat_map(|b| &b.inner).map(|&id| self.region_bytes(id, n_tokens)).sum()
+    }
+
+    fn region_bytes(&self, id: ValueId, n_tokens: usize) -> usize {
+        self.bytes(id, n_tokens).next_multiple_of(64) + 64
+    }
+
     /// Bytes that batches have needed at most, beside the mapped weights.
     pub fn peak_bytes(&self) -> usize {
         self.peak + self.backend.work_bytes()
@@ -204,10 +231,14 @@ impl Engine {
         let mut kept: HashMap<_, _> =
             self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
         for k in 0..self.plan.blocks.len() {
-            let writes = self.plan.blocks[k].writes.clone();
-            let regions = writes.iter().map(|&w| self.memory.take(self.bytes(w, n))).collect::<Result<Vec<_>>>()?;
-            self.graph(&inputs, &kept, n, writes.iter().copied().zip(regions.iter().copied()))?;
-            kept.extend(writes.into_iter().zip(regions));
+            let mut outputs = self.plan.blocks[k].writes.clone();
+            if backward && !self.recompute {
+                let inner = self.plan.blocks[k].inner.iter().filter(|id| !outputs.contains(id)).copied();
+                outputs = inner.chain(outputs.iter().copied()).collect();
+            }
+            let regions = outputs.iter().map(|&w| self.memory.take(self.bytes(w, n))).collect::<Result<Vec<_>>>()?;
+            self.graph(&inputs, &kept, n, outputs.iter().copied().zip(regions.iter().copied()))?;
+            kept.extend(outputs.into_iter().zip(regions));
         }
         self.batch = Some(Batch { inputs, layout, kept, rows: Vec::new(), units: Vec::new() });
         Ok(())
@@ -255,7 +286,16 @@ impl Engine {
     ) -> Result<()> {
         let program = &self.adapted.program;
         let names = self.model.runtime().names();
-        let scope = Scope { program, weights: &self.trace.weights, names, form: self.form, inputs, given, n_tokens };
+        let scope = Scope {
+            program,
+            weights: &self.trace.weights,
+            names,
+            form: self.form,
+            inputs,
+            given,
+            n_tokens,
+            profile: self.profile.as_ref(),
+        };
         let builder = GraphBuilder::new(&mut self.backend, &mut self.memory, 2048)?;
         let mut lowering = Lowering::new(scope, builder);
         for (id, region) in outputs {
@@ -274,7 +314,7 @@ impl Engine {
         self.batch = None;
         self.memory.reset(self.fixed);
         let program = &self.adapted.program;
-        let value = |id: &ValueId| self.bytes(*id, n).next_multiple_of(64) + 64;
+        let value = |id: &ValueId| self.region_bytes(*id, n);
         let blocks = &self.plan.blocks;
         let writes: usize = blocks.iter().flat_map(|b| &b.writes).map(value).sum();
         // Head: gathered reads, their gradients, one chunk of logits; inputs again at chunk width.
@@ -287,7 +327,8 @@ impl Engine {
             true => writes + blocks.iter().flat_map(|b| &b.reads).map(value).sum::<usize>() + self.fixed,
             false => 0,
         };
-        let needed = writes + head + inputs + cotangents + 65536;
+        let inner = if backward && !self.recompute { self.inner_bytes(n) } else { 0 };
+        let needed = writes + head + inputs + cotangents + inner + 65536;
         self.peak = self.peak.max(self.fixed + needed);
         self.memory.ensure(self.fixed + needed)
     }

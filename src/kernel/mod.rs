@@ -9,6 +9,7 @@ mod bench;
 mod bf16;
 mod decode;
 pub mod ops;
+mod peak;
 mod product_bf16;
 mod product_f32;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod weight;
 
 pub use bf16::is_fast as has_fast_bf16;
 pub(crate) use bf16::round_row;
+pub use peak::peak_gflops;
 pub use product_bf16::Side;
 pub(crate) use product_bf16::{scratch_floats as sum_scratch_floats, sum_of_products, Term};
 pub use product_f32::{forward, scratch_floats, transposed};

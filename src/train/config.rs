@@ -33,8 +33,8 @@ impl Method {
     fn learning_rate(self) -> f64 {
         match self {
             Method::Sft => 2e-4,
-            Method::Dpo => 1e-4,
-            Method::Kto => 1e-4,
+            Method::Dpo => 3e-4,
+            Method::Kto => 2e-4,
         }
     }
 }
@@ -73,6 +73,36 @@ impl Precision {
         match self.resolve() {
             Precision::Bf16 => Form::TrainingBf16,
             Precision::F32 | Precision::Auto => Form::Training,
+        }
+    }
+}
+
+/// Whether the insides of blocks are computed again for the backward pass. The result is the same, bit for bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Kept where they take less than a quarter of the memory that is free.
+    Auto,
+    /// Always: least memory.
+    Always,
+    /// Never: fastest.
+    Never,
+}
+
+impl Recompute {
+    /// Reads its name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        let known = [("auto", Recompute::Auto), ("always", Recompute::Always), ("never", Recompute::Never)];
+        let found = known.into_iter().find(|(n, _)| *n == name.to_ascii_lowercase());
+        found.map(|(_, p)| p).ok_or_else(|| bad("recompute", &format!("{name} is none of auto, always, never")))
+    }
+
+    /// What it comes to where keeping takes `kept` bytes of `available` ones: never `Auto`.
+    pub fn resolve(self, kept: u64, available: u64) -> Self {
+        match self {
+            Recompute::Auto if kept <= available / 4 => Recompute::Never,
+            Recompute::Auto => Recompute::Always,
+            given => given,
         }
     }
 }
@@ -129,6 +159,8 @@ pub struct TrainConfig {
     pub threads: usize,
     /// auto, f32 or bf16; a resolved configuration never says auto.
     pub precision: Precision,
+    /// auto, always or never; what a run directory holds never says auto.
+    pub recompute: Recompute,
     /// Held-out rows.
     pub eval_data: Option<PathBuf>,
 }
@@ -160,6 +192,7 @@ impl Default for TrainConfig {
             seed: 0,
             threads: 0,
             precision: Precision::Auto,
+            recompute: Recompute::Auto,
             eval_data: None,
         }
     }
@@ -183,6 +216,7 @@ pub struct TrainOverrides {
     pub seed: Option<u64>,
     pub threads: Option<usize>,
     pub precision: Option<String>,
+    pub recompute: Option<String>,
     pub eval_data: Option<PathBuf>,
 }
 
@@ -222,6 +256,9 @@ impl TrainConfig {
         );
         if let Some(name) = flags.precision {
             self.precision = Precision::from_name(&name)?;
+        }
+        if let Some(name) = flags.recompute {
+            self.recompute = Recompute::from_name(&name)?;
         }
         if let Some(epochs) = flags.epochs {
             (self.epochs, self.max_steps) = (epochs, 0);
@@ -327,6 +364,15 @@ mod tests {
         assert!(config.resolve().unwrap_err().to_string().contains("beta"));
         let flags = TrainOverrides { method: Some("rlhf".into()), ..TrainOverrides::default() };
         assert!(TrainConfig::default().apply(flags).is_err());
+    }
+
+    #[test]
+    fn insides_are_kept_where_they_take_a_quarter_of_what_is_free_at_most() {
+        assert_eq!(Recompute::Auto.resolve(25, 100), Recompute::Never);
+        assert_eq!(Recompute::Auto.resolve(26, 100), Recompute::Always);
+        assert_eq!(Recompute::Never.resolve(1000, 100), Recompute::Never);
+        assert!(Recompute::from_name("sometimes").is_err() && Precision::from_name("f16").is_err());
+        assert!(Precision::Auto.resolve() != Precision::Auto);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod policy;
 mod run_dir;
 mod trainer;
 
-pub use config::{Method, Precision, TrainConfig, TrainOverrides};
+pub use config::{Method, Precision, Recompute, TrainConfig, TrainOverrides};
 pub use evaluate::{evaluate, EvalReport, References};
 pub use metrics::MetricsFile;
 pub use policy::Policy;

@@ -32,15 +32,9 @@ impl Fixture {
         Self { _directory: directory, path, model, trace }
     }
 
-    fn linears(&self) -> Vec<Linear> {
-        let names = self.trace.linears();
-        let weights = self.trace.program.weights.iter().filter(|w| names.contains_key(&w.name));
-        weights.map(|w| Linear { name: w.name.clone(), n_in: w.ne[0] as usize, n_out: w.ne[1] as usize }).collect()
-    }
-
     /// Factors that change a lot: B is far from zero.
     fn lora(&self, rank: usize, alpha: f32, seed: u64) -> Lora {
-        let mut lora = Lora::init(&self.linears(), rank, alpha, seed);
+        let mut lora = Lora::init(&Linear::all(&self.trace), rank, alpha, seed);
         for (f, factor) in lora.factors.iter_mut().enumerate() {
             for (i, b) in factor.b.iter_mut().enumerate() {
                 *b = ((i * 31 + f * 17) as f32 * 0.7).sin() * 0.2;

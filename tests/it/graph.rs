@@ -29,7 +29,16 @@ pub(crate) fn run(
     }
     let targets: Vec<_> = outputs.iter().map(|id| memory.take(4 * elements(id)).unwrap()).collect();
     let names = runtime.names();
-    let scope = Scope { program, weights, names, form: Form::Training, inputs: &inputs, given: &regions, n_tokens };
+    let scope = Scope {
+        program,
+        weights,
+        names,
+        form: Form::Training,
+        inputs: &inputs,
+        given: &regions,
+        n_tokens,
+        profile: None,
+    };
     let mut backend = Backend::new(&runtime, 1).unwrap();
     let builder = GraphBuilder::new(&mut backend, &mut memory, 2 * program.values.len() + 64).unwrap();
     let mut lowering = Lowering::new(scope, builder);

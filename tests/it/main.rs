@@ -2,6 +2,7 @@
 
 mod adapter;
 mod bench;
+mod bench_command;
 mod check_models;
 mod golden;
 mod gradients;

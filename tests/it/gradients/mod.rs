@@ -150,6 +150,33 @@ fn of_a_value_that_skips_a_block() {
     blocks::hold(&case);
 }
 
+/// What blocks compute inside is the same whether it is kept or computed again, and so are the gradients; also where the
+/// reference pass keeps nothing.
+#[test]
+fn are_the_same_bits_whether_insides_are_kept_or_not() {
+    let check = |(tiny, form): &(Tiny, Form)| {
+        let case = Case::new(tiny, Type::Q8_0);
+        let run = |recompute| {
+            let mut engine = case.engine_in(*form, 1);
+            engine.set_recompute(recompute);
+            let plain = engine.log_probs(&case.batch()).unwrap();
+            assert!(
+                plain == engine.forward(&case.batch()).unwrap(),
+                "log-probs differ from those of the reference pass"
+            );
+            engine.backward(&case.weights).unwrap();
+            let gradients: Vec<_> = engine.trainable().into_iter().map(|i| engine.gradient(i).to_vec()).collect();
+            (plain, gradients, engine.peak_bytes())
+        };
+        let (again, kept) = (run(true), run(false));
+        assert!(again.0 == kept.0 && again.1 == kept.1, "other bits");
+        assert!(kept.2 > again.2, "nothing was kept");
+    };
+    let cases: Vec<_> =
+        dense().into_iter().flat_map(|t| [(t.clone(), Form::Training), (t, Form::TrainingBf16)]).collect();
+    each(&cases, |(tiny, form)| format!("{} {form:?}", tiny.name()), check);
+}
+
 #[test]
 fn add_up_over_batches_and_are_the_same_bits_every_time() {
     let case = Case::new(&find("gemma3"), Type::Q8_0);
