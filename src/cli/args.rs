@@ -107,9 +107,22 @@ pub(super) struct TrainArgs {
     /// Longer rows are dropped and counted, in tokens [default: 1024]
     #[arg(long, alias = "max-seq-length")]
     pub(super) max_length: Option<usize>,
-    /// Strength of the pull to the reference (dpo, kto) [default: 0.1]
+    /// Loss on pairs (dpo): sigmoid, cdpo, robust, hinge, ipo, sigmoid_norm, apo_zero, apo_down, simpo, cpo, orpo
+    /// [default: sigmoid]
+    #[arg(long)]
+    pub(super) loss_type: Option<String>,
+    /// Strength of the pull to the reference (dpo, kto) [default: 0.1, simpo 2]
     #[arg(long)]
     pub(super) beta: Option<f64>,
+    /// Share of labels that cdpo and robust take to be wrong [default: 0.1]
+    #[arg(long)]
+    pub(super) label_smoothing: Option<f64>,
+    /// How much better simpo wants the chosen answer [default: 1]
+    #[arg(long)]
+    pub(super) simpo_gamma: Option<f64>,
+    /// Weight of the chosen answer's likelihood per token, added to any loss on pairs [default: 0]
+    #[arg(long, alias = "rpo-alpha", alias = "pref-ftx")]
+    pub(super) sft_weight: Option<f64>,
     /// Seed of factors and order [default: 0]
     #[arg(short = 's', long)]
     pub(super) seed: Option<u64>,

@@ -4,13 +4,13 @@
 //! its derivative with respect to each log-prob. **Invariant:** contributions are divided by the unit count of the *whole*
 //! step (tokens, pairs or examples), so micro-batches just add up.
 
-mod dpo;
 mod kto;
 pub mod logprob;
+mod preference;
 mod sft;
 
-pub use dpo::{dpo, PairLogps, PairLoss};
 pub use kto::{kl_baseline, kto, ExampleLogps, ExampleLoss};
+pub use preference::{PairLogps, PairLoss, Preference, PreferenceLoss};
 pub use sft::sft;
 
 /// ln σ(x), without overflow at either end.

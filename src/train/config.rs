@@ -3,6 +3,7 @@
 use crate::engine::Form;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::has_fast_bf16;
+use crate::loss::{Preference, PreferenceLoss};
 use crate::optim::{AdamWParams, Schedule, ScheduleKind};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -137,8 +138,16 @@ pub struct TrainConfig {
     pub micro_batch_tokens: usize,
     /// Longer rows are dropped and counted, in tokens.
     pub max_length: usize,
-    /// Strength of the pull to the reference.
+    /// Which loss on pairs.
+    pub loss_type: String,
+    /// Strength of the pull to the reference, or what the loss calls β; 0 means the loss's default.
     pub beta: f64,
+    /// Share of labels that cDPO and robust DPO take to be wrong.
+    pub label_smoothing: f64,
+    /// γ of SimPO: how much better the chosen answer must be.
+    pub simpo_gamma: f64,
+    /// Weight of the chosen answer's likelihood per token, added to any loss on pairs.
+    pub sft_weight: f64,
     /// λ_D of KTO.
     pub desirable_weight: f64,
     /// λ_U of KTO.
@@ -181,7 +190,11 @@ impl Default for TrainConfig {
             grad_accum: 2,
             micro_batch_tokens: 1024,
             max_length: 1024,
-            beta: 0.1,
+            loss_type: "sigmoid".into(),
+            beta: 0.0,
+            label_smoothing: 0.1,
+            simpo_gamma: 1.0,
+            sft_weight: 0.0,
             desirable_weight: 1.0,
             undesirable_weight: 1.0,
             max_grad_norm: 1.0,
@@ -212,7 +225,11 @@ pub struct TrainOverrides {
     pub batch_size: Option<usize>,
     pub grad_accum: Option<usize>,
     pub max_length: Option<usize>,
+    pub loss_type: Option<String>,
     pub beta: Option<f64>,
+    pub label_smoothing: Option<f64>,
+    pub simpo_gamma: Option<f64>,
+    pub sft_weight: Option<f64>,
     pub seed: Option<u64>,
     pub threads: Option<usize>,
     pub precision: Option<String>,
@@ -254,6 +271,10 @@ impl TrainConfig {
             seed,
             threads
         );
+        // In a file 0 means the default; who writes it as a flag means 0, which is no strength at all.
+        if flags.beta == Some(0.0) {
+            return Err(bad("beta", "0 is outside 0.000000001 to 1000"));
+        }
         if let Some(name) = flags.precision {
             self.precision = Precision::from_name(&name)?;
         }
@@ -292,11 +313,20 @@ impl TrainConfig {
         if self.learning_rate == 0.0 {
             self.learning_rate = self.method.learning_rate();
         }
+        if self.method != Method::Dpo && (self.loss_type != "sigmoid" || self.sft_weight != 0.0) {
+            return Err(bad("loss_type", &format!("losses on pairs belong to method dpo, not {}", self.method.name())));
+        }
+        if self.beta == 0.0 {
+            self.beta = self.preference_loss()?.beta();
+        }
         let numbers = [
             ("learning_rate", self.learning_rate, f64::MIN_POSITIVE, 10.0),
             ("lora_alpha", f64::from(self.lora_alpha), 1e-6, 1e6),
             ("epochs", self.epochs, 1e-6, 1e6),
             ("beta", self.beta, 1e-9, 1e3),
+            ("label_smoothing", self.label_smoothing, 0.0, 0.499),
+            ("simpo_gamma", self.simpo_gamma, 0.0, 1e3),
+            ("sft_weight", self.sft_weight, 0.0, 1e3),
             ("warmup_ratio", self.warmup_ratio, 0.0, 1.0),
             ("max_grad_norm", self.max_grad_norm, 0.0, 1e9),
             ("weight_decay", self.weight_decay, 0.0, 10.0),
@@ -312,6 +342,31 @@ impl TrainConfig {
             }
         }
         Ok(self)
+    }
+
+    /// The loss on pairs that `loss_type` names.
+    fn preference_loss(&self) -> Result<PreferenceLoss> {
+        let wanted = self.loss_type.to_ascii_lowercase().replace('-', "_");
+        let found = PreferenceLoss::ALL.into_iter().find(|(_, name)| *name == wanted);
+        found.map(|(loss, _)| loss).ok_or_else(|| {
+            let names: Vec<_> = PreferenceLoss::ALL.iter().map(|(_, name)| *name).collect();
+            bad("loss_type", &format!("{} is none of {}", self.loss_type, names.join(", ")))
+        })
+    }
+
+    /// The loss on pairs with its constants.
+    pub fn preference(&self) -> Result<Preference> {
+        let Self { beta, label_smoothing, simpo_gamma: gamma, sft_weight, .. } = *self;
+        Ok(Preference { loss: self.preference_loss()?, beta, label_smoothing, gamma, sft_weight })
+    }
+
+    /// True if the run compares with the weights it starts from.
+    pub fn has_reference(&self) -> Result<bool> {
+        Ok(match self.method {
+            Method::Sft => false,
+            Method::Dpo => self.preference_loss()?.has_reference(),
+            Method::Kto => true,
+        })
     }
 
     /// Optimizer steps over `n_rows` rows.
@@ -354,6 +409,16 @@ mod tests {
         let config = TrainConfig { lora_rank: 4, ..TrainConfig::default() }.resolve().unwrap();
         assert_eq!(TrainConfig::from_toml(&config.to_toml().unwrap(), "x").unwrap(), config);
         assert_eq!(config.learning_rate, Method::Dpo.learning_rate());
+    }
+
+    #[test]
+    fn a_loss_brings_its_own_beta_and_says_whether_it_has_a_reference() {
+        let config = |loss: &str| TrainConfig { loss_type: loss.into(), ..TrainConfig::default() }.resolve();
+        assert_eq!((config("sigmoid").unwrap().beta, config("simpo").unwrap().beta), (0.1, 2.0));
+        assert!(config("IPO").unwrap().has_reference().unwrap() && !config("orpo").unwrap().has_reference().unwrap());
+        let kto = TrainConfig { method: Method::Kto, loss_type: "ipo".into(), ..TrainConfig::default() };
+        assert!(kto.resolve().unwrap_err().to_string().contains("method dpo"));
+        assert!(config("sigmoids").unwrap_err().to_string().contains("apo_zero"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::config::{Method, TrainConfig};
 use super::evaluate::References;
 use crate::data::{Sample, Sequence};
 use crate::error::{Error, Kind, Result};
-use crate::loss::{dpo, kl_baseline, kto, sft, ExampleLogps, PairLogps};
+use crate::loss::{kl_baseline, kto, sft, ExampleLogps, PairLogps};
 
 /// Sums over a step for its report; means are taken at the end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,14 +76,17 @@ pub(super) fn row_loss(
             Ok(vec![spread(d, &logps[0])])
         }
         (Method::Dpo, Sample::Pair { .. }) => {
-            let reference = references.of(row)?;
+            let preference = config.preference()?;
+            let reference = if preference.loss.has_reference() { references.of(row)? } else { &[0.0; 2] };
             let pair = PairLogps {
                 chosen: total(&logps[0]),
                 rejected: total(&logps[1]),
                 ref_chosen: reference[0],
                 ref_rejected: reference[1],
+                n_chosen: logps[0].len(),
+                n_rejected: logps[1].len(),
             };
-            let found = dpo(&pair, config.beta, units.n_rows);
+            let found = preference.of(&pair, units.n_rows);
             tally.loss += found.loss;
             tally.reward_chosen += found.reward_chosen;
             tally.reward_rejected += found.reward_rejected;

@@ -78,7 +78,7 @@ impl<'a> Trainer<'a> {
         let (references, schedule) = (References::default(), config.schedule(n_steps));
         let mut trainer =
             Self { config, data, references, adam, schedule, n_steps, num_tokens: 0, started: Instant::now() };
-        if config.method != Method::Sft {
+        if config.has_reference()? {
             trainer.references = trainer.reference(policy, observer)?;
         }
         Ok(trainer)

@@ -250,4 +250,5 @@ def main():
     output.write_text(json.dumps(golden, indent=1) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
