@@ -3,8 +3,8 @@
 use super::abi::{GgmlAllocator, GgmlBackend, GgmlBuffer, GgmlContext, GgmlTensor, N_SRC, STATUS_SUCCESS};
 use super::{Runtime, WeightData};
 use crate::error::{Error, Kind, Result};
+use memmap2::MmapMut;
 use quant::Type;
-use std::alloc::{alloc_zeroed, dealloc, Layout};
 use std::ffi::{c_int, c_void};
 use std::sync::{Arc, Mutex};
 
@@ -72,6 +72,7 @@ pub struct Region {
 pub struct Memory {
     runtime: Arc<Runtime>,
     data: *mut u8,
+    _map: MmapMut,
     buffer: *mut GgmlBuffer,
     capacity: usize,
     used: usize,
@@ -81,30 +82,19 @@ pub struct Memory {
 unsafe impl Send for Memory {}
 
 impl Memory {
-    /// Reserves `capacity` bytes, zeroed when first touched.
+    /// Reserves `capacity` bytes, zeroed when first touched: pages that nothing uses take no memory.
     pub fn new(runtime: &Arc<Runtime>, capacity: usize) -> Result<Self> {
         let wanted = capacity;
         let refused = || Error::new(Kind::Memory, format!("no memory for {wanted} bytes"));
         let capacity = wanted.max(ALIGNMENT).checked_next_multiple_of(ALIGNMENT).filter(|&c| c <= isize::MAX as usize);
         let capacity = capacity.ok_or_else(refused)?;
-        let layout = Self::layout(capacity);
-        // SAFETY: the size is not zero; the buffer wraps memory that `drop` frees after it.
-        unsafe {
-            let data = alloc_zeroed(layout);
-            if data.is_null() {
-                return Err(refused());
-            }
-            let buffer = (runtime.table.buffer_from_ptr)(data.cast(), capacity);
-            if buffer.is_null() {
-                dealloc(data, layout);
-                return Err(Error::new(Kind::Memory, format!("ggml wraps no buffer of {capacity} bytes")));
-            }
-            Ok(Self { runtime: runtime.clone(), data, buffer, capacity, used: 0 })
+        let mut map = MmapMut::map_anon(capacity).map_err(|_| refused())?;
+        // SAFETY: the buffer wraps memory that outlives it: `drop` frees it first.
+        let buffer = unsafe { (runtime.table.buffer_from_ptr)(map.as_mut_ptr().cast(), capacity) };
+        if buffer.is_null() {
+            return Err(Error::new(Kind::Memory, format!("ggml wraps no buffer of {capacity} bytes")));
         }
-    }
-
-    fn layout(capacity: usize) -> Layout {
-        Layout::from_size_align(capacity, ALIGNMENT).expect("a capacity below isize::MAX")
+        Ok(Self { runtime: runtime.clone(), data: map.as_mut_ptr(), _map: map, buffer, capacity, used: 0 })
     }
 
     /// Takes the next `bytes`.
@@ -127,11 +117,14 @@ impl Memory {
     /// Makes the capacity at least `capacity` bytes; what was taken keeps its place and content.
     pub fn ensure(&mut self, capacity: usize) -> Result<()> {
         if capacity > self.capacity {
-            let mut larger = Self::new(&self.runtime, capacity)?;
-            // SAFETY: both hold at least `used` bytes and do not overlap.
-            unsafe { std::ptr::copy_nonoverlapping(self.data, larger.data, self.used) };
-            larger.used = self.used;
-            *self = larger;
+            // SAFETY: the first `used` bytes are those that were taken.
+            let kept = unsafe { std::slice::from_raw_parts(self.data, self.used) }.to_vec();
+            // The old memory goes before the new one is touched, so that the two are never resident together.
+            *self = Self::new(&self.runtime.clone(), 1)?;
+            *self = Self::new(&self.runtime.clone(), capacity)?;
+            // SAFETY: the new memory is larger.
+            unsafe { std::ptr::copy_nonoverlapping(kept.as_ptr(), self.data, kept.len()) };
+            self.used = kept.len();
         }
         Ok(())
     }
@@ -190,7 +183,6 @@ impl Drop for Memory {
         // SAFETY: made by `new`; the buffer only points into the memory.
         unsafe {
             (self.runtime.table.buffer_free)(self.buffer);
-            dealloc(self.data, Self::layout(self.capacity));
         }
     }
 }
