@@ -35,5 +35,6 @@ pub mod optim;
 pub mod adapter;
 pub mod train;
 
+pub mod capi;
 #[cfg(feature = "linked")]
 pub mod cli;

@@ -1,6 +1,7 @@
 //! LoRA (Hu et al. 2021, arXiv 2106.09685): W + (alpha/r)·B·A with A \[n_in, r\], B \[r, n_out\].
 
 use crate::error::{Error, Kind, Result};
+use crate::trace::Trace;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
@@ -14,6 +15,15 @@ pub struct Linear {
     pub n_in: usize,
     /// Number of its rows.
     pub n_out: usize,
+}
+
+impl Linear {
+    /// The linear weights of a trace's blocks, in the order in which the model uses them.
+    pub fn of(trace: &Trace) -> Vec<Self> {
+        let names = trace.linears();
+        let weights = trace.program.weights.iter().filter(|w| names.contains_key(&w.name));
+        weights.map(|w| Self { name: w.name.clone(), n_in: w.ne[0] as usize, n_out: w.ne[1] as usize }).collect()
+    }
 }
 
 /// The factors for one weight.

@@ -10,7 +10,6 @@ use crate::engine::{Delta, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
 use crate::runtime::Model;
-use crate::trace::Trace;
 use crate::train::{evaluate, EvalReport, MetricsFile, References, RunDir, TrainConfig, TrainOverrides, Trainer};
 use std::path::Path;
 
@@ -37,7 +36,7 @@ pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
             format!("{}: {op}: no gradient rule for this op", args.model.display()),
         ));
     }
-    let targets = resolve_targets(&config.lora_targets, &linears(&trace))?;
+    let targets = resolve_targets(&config.lora_targets, &Linear::of(&trace))?;
     let lora = Lora::init(&targets, config.lora_rank, config.lora_alpha, config.seed);
     let n_trainable: usize = lora.factors.iter().map(|f| f.a.len() + f.b.len()).sum();
     let n_steps = config.n_steps(data.samples.len());
@@ -103,13 +102,6 @@ fn configuration(args: &TrainArgs) -> Result<TrainConfig> {
         eval_data: args.eval_data.clone(),
     })?;
     config.resolve()
-}
-
-/// The block linears of a trace, in the order in which the model uses them.
-fn linears(trace: &Trace) -> Vec<Linear> {
-    let names = trace.linears();
-    let weights = trace.program.weights.iter().filter(|w| names.contains_key(&w.name));
-    weights.map(|w| Linear { name: w.name.clone(), n_in: w.ne[0] as usize, n_out: w.ne[1] as usize }).collect()
 }
 
 fn report_data(printer: &mut Printer, path: &Path, data: &Dataset) {

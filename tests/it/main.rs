@@ -2,6 +2,7 @@
 
 mod adapter;
 mod bench;
+mod capi;
 mod check_models;
 mod golden;
 mod gradients;

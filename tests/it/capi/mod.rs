@@ -1,0 +1,3 @@
+//! The C interface as a C program uses it.
+
+mod header;
