@@ -135,7 +135,7 @@
 // A callback's answer: go on.
 #define LLAMA_ALIGN_CONTINUE 0
 
-// A callback's answer: stop here. The call returns LLAMA_ALIGN_CANCELLED.
+// A callback's answer: stop here. The call returns LLAMA_ALIGN_CANCELLED, or LLAMA_ALIGN_OK where no step is left.
 #define LLAMA_ALIGN_STOP 1
 
 // The peak, always.

@@ -68,6 +68,7 @@ fn panicked(thrown: Box<dyn Any + Send>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{LLAMA_ALIGN_ERR_INTERNAL, LLAMA_ALIGN_ERR_POISONED};
     use super::*;
 
     #[test]
@@ -82,6 +83,42 @@ mod tests {
         // SAFETY: as above.
         assert_eq!(unsafe { guard(&mut err, || Ok(2)) }, 2);
         assert_eq!((err.status, err.message[0]), (2, 0));
+    }
+
+    struct Glass;
+    struct glass;
+
+    impl Object for Glass {
+        type C = glass;
+        const NAME: &'static str = "glass";
+    }
+
+    #[test]
+    fn what_a_panic_touched_can_only_be_freed() {
+        let mut handles = [std::ptr::null_mut::<glass>(); 2];
+        for out in &mut handles {
+            // SAFETY: a place for a handle; no error object.
+            assert_eq!(unsafe { create(out, std::ptr::null_mut(), || Ok(Glass)) }, LLAMA_ALIGN_OK);
+        }
+        let uses = |handle: *mut glass, breaks: bool| {
+            let call = || {
+                let _in_use = handle::get::<Glass>(handle)?;
+                assert!(!breaks, "a test's panic");
+                Ok(LLAMA_ALIGN_OK)
+            };
+            // SAFETY: no error object.
+            unsafe { guard(std::ptr::null_mut(), call) }
+        };
+        let [broken, whole] = handles;
+        assert_eq!([uses(broken, false), uses(broken, true)], [LLAMA_ALIGN_OK, LLAMA_ALIGN_ERR_INTERNAL]);
+        assert_eq!([uses(broken, false), uses(whole, false)], [LLAMA_ALIGN_ERR_POISONED, LLAMA_ALIGN_OK]);
+        handles.into_iter().for_each(free::<Glass>);
+        assert_eq!([uses(broken, false), uses(whole, false)], [LLAMA_ALIGN_ERR_ARGUMENT; 2]);
+        // A panic while an object is made leaves no handle.
+        let mut out = broken;
+        // SAFETY: a place for a handle; no error object.
+        let status = unsafe { create::<Glass>(&mut out, std::ptr::null_mut(), || panic!("a test's panic")) };
+        assert!(status == LLAMA_ALIGN_ERR_INTERNAL && out.is_null());
     }
 
     #[test]

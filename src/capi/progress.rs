@@ -15,7 +15,7 @@ pub const LLAMA_ALIGN_PHASE_STEP: u32 = 2;
 
 /// A callback's answer: go on.
 pub const LLAMA_ALIGN_CONTINUE: i32 = 0;
-/// A callback's answer: stop here. The call returns LLAMA_ALIGN_CANCELLED.
+/// A callback's answer: stop here. The call returns LLAMA_ALIGN_CANCELLED, or LLAMA_ALIGN_OK where no step is left.
 pub const LLAMA_ALIGN_STOP: i32 = 1;
 
 /// How far a run is. Numbers that a method or phase does not have are NaN.

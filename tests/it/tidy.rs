@@ -55,6 +55,14 @@ fn unsafe_code_stands_where_it_may() {
 }
 
 #[test]
+fn only_the_c_interface_exports() {
+    for (name, text) in sources("src").into_iter().chain(sources("quant/src")) {
+        let exports = code(&text).any(|line| line.contains("no_mangle") || line.contains("export_name"));
+        assert!(!exports || name.starts_with("src/capi/"), "{name} exports a symbol");
+    }
+}
+
+#[test]
 fn files_are_short_and_finished() {
     for folder in ["src", "quant/src", "tests/it"] {
         for (name, text) in sources(folder) {

@@ -260,6 +260,34 @@ fn callbacks_see_every_step_may_stop_and_may_not_train() {
     llama_align_adapter_free(adapter);
 }
 
+/// Frees all that the call works on, after its first step.
+unsafe extern "C" fn free_all(progress: *const llama_align_progress, user_data: *mut c_void) -> i32 {
+    // SAFETY: the test passes a world and its trainer, the library a progress.
+    let (progress, (world, trainer)) = unsafe { (&*progress, &*user_data.cast::<(World, *mut llama_align_trainer)>()) };
+    if progress.phase == LLAMA_ALIGN_PHASE_STEP {
+        assert_eq!(progress.step, 1, "a freed trainer makes another step");
+        llama_align_model_free(world.model);
+        llama_align_dataset_free(world.dataset);
+        llama_align_trainer_free(*trainer);
+    }
+    LLAMA_ALIGN_CONTINUE
+}
+
+#[test]
+fn a_callback_may_free_everything_under_its_call() {
+    let world = World::new();
+    let trainer = world.trainer(world.adapter, world.dataset, &trainer_params());
+    let mut both = (world, trainer);
+    let user_data = (&raw mut both).cast();
+    // SAFETY: the callback's argument lives longer than the call.
+    let status = unsafe { llama_align_trainer_run(trainer, Some(free_all), user_data, null_mut()) };
+    assert_eq!(status, LLAMA_ALIGN_CANCELLED);
+    assert!(!World::bytes(both.0.adapter).is_empty(), "the adapter is still there");
+    // SAFETY: what was freed is refused.
+    let status = unsafe { llama_align_trainer_run(trainer, None, null_mut(), null_mut()) };
+    assert_eq!(status, LLAMA_ALIGN_ERR_ARGUMENT);
+}
+
 /// Handles are numbers: another thread may have them.
 #[derive(Clone, Copy)]
 struct Elsewhere(*mut llama_align_trainer);

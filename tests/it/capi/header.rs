@@ -72,6 +72,47 @@ fn every_exported_function_and_type_is_documented_with_its_rules() {
     assert_eq!(exported, functions(&header).len());
 }
 
+/// Sizes of all structs.
+fn sizes() -> Vec<(&'static str, usize)> {
+    macro_rules! sizes {
+        ($($name:ident),+) => { vec![$((stringify!($name), size_of::<llama_align::capi::$name>())),+] };
+    }
+    sizes!(
+        llama_align_error,
+        llama_align_model_info,
+        llama_align_check_params,
+        llama_align_check_report,
+        llama_align_dataset_params,
+        llama_align_dataset_info,
+        llama_align_adapter_params,
+        llama_align_trainer_params,
+        llama_align_progress,
+        llama_align_evaluate_params,
+        llama_align_evaluation
+    )
+}
+
+/// A compiler's structs have no padding and the sizes of ours, with 64-bit pointers and with 32-bit ones.
+#[test]
+fn structs_are_laid_out_alike_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sizes.c");
+    let header = committed();
+    let asserted: Vec<_> = sizes()
+        .iter()
+        .map(|(name, bytes)| format!("_Static_assert(sizeof({name}) == {bytes}, \"{name}\");\n"))
+        .collect();
+    assert_eq!(header.matches("uint32_t struct_size;").count(), asserted.len(), "a struct is left out");
+    fs::write(&file, format!("#include \"llama-align.h\"\n{}", asserted.concat())).unwrap();
+    for bits in ["-m64", "-m32"] {
+        let mut command = Command::new("gcc");
+        // Freestanding: the compiler's own headers suffice.
+        command.args([bits, "-ffreestanding", "-std=c11", "-fsyntax-only", "-Wpadded", "-Werror"]);
+        let ran = command.arg("-I").arg(root().join("include")).arg(&file).output().unwrap();
+        assert!(ran.status.success(), "{bits}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+}
+
 /// Compiles a file that includes both headers where the language allows it.
 fn compiles(compiler: &str, language: &str, standard: &str, dir: &Path) {
     let (file, text) = match language {
@@ -85,10 +126,6 @@ fn compiles(compiler: &str, language: &str, standard: &str, dir: &Path) {
     let mut command = Command::new(compiler);
     command.args([&format!("-std={standard}"), "-x", language, "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]);
     command.args(["-pedantic", "-Wconversion", "-Wshadow"]);
-    if language == "c" {
-        // Structs have no padding.
-        command.arg("-Wpadded");
-    }
     command.arg("-I").arg(root().join("include"));
     let ran = command.arg(dir.join(file)).output().unwrap();
     assert!(ran.status.success(), "{compiler} {standard}: {}", String::from_utf8_lossy(&ran.stderr));
