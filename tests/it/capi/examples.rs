@@ -5,6 +5,7 @@ use super::world::{World, PAIRS};
 use llama_align::gguf;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -24,6 +25,22 @@ fn library() -> PathBuf {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command on one core. The examples take as many threads as there are cores; ggml's spin while they wait for each
+/// other, and beside other tests that takes a hundred times longer than the work.
+fn on_one_core(command: &mut Command) -> &mut Command {
+    let pin = || {
+        // SAFETY: plain system calls on a set of our own, allowed between fork and exec.
+        let done = unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(libc::sched_getcpu().try_into().unwrap_or(0), &mut set);
+            libc::sched_setaffinity(0, size_of_val(&set), &set)
+        };
+        (done == 0).then_some(()).ok_or_else(std::io::Error::last_os_error)
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(pin) }
 }
 
 impl Built {
@@ -50,7 +67,8 @@ impl Built {
     fn run(&self, program: &Path, arguments: &[&str]) -> Output {
         let directory = self.world.directory.path();
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(directory).env("LD_LIBRARY_PATH", directory).output().unwrap()
+        command.args(arguments).current_dir(directory).env("LD_LIBRARY_PATH", directory);
+        on_one_core(&mut command).output().unwrap()
     }
 
     /// Runs a program that must end well; gives what it printed.
