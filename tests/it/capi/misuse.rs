@@ -1,8 +1,9 @@
 //! Every function × every misuse of every argument: the status that the header promises, detail in the caller's error object,
 //! no output touched, and nothing broken for the next call.
 
+use super::arena::Arena;
 use super::header;
-use super::table::{functions, Arena, Function, Layout, Slot, Type, HANDLES};
+use super::table::{functions, Function, Layout, Slot, Type, HANDLES};
 use super::world::{message, World};
 use llama_align::capi::*;
 use std::collections::BTreeSet;
