@@ -32,6 +32,10 @@ pub enum Kind {
     Missing = -11,
     /// Training data cannot be used: the message names the file and line.
     Data = -12,
+    /// The object is in use: by another thread, or by the call whose callback this is.
+    Busy = -13,
+    /// A call on this object panicked before; it can only be freed.
+    Poisoned = -14,
 }
 
 impl Kind {
@@ -42,7 +46,7 @@ impl Kind {
             Kind::Format | Kind::Data => 65,
             Kind::Missing => 66,
             Kind::Unsupported => 69,
-            Kind::Internal => 70,
+            Kind::Internal | Kind::Busy | Kind::Poisoned => 70,
             Kind::Memory => 71,
             Kind::Output => 73,
             Kind::Io => 74,

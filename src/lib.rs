@@ -37,5 +37,6 @@ pub mod train;
 
 pub mod bench;
 
+pub mod capi;
 #[cfg(feature = "linked")]
 pub mod cli;

@@ -19,8 +19,20 @@ pub struct Lineage {
     pub method: String,
 }
 
+/// Key of how an adapter was trained.
+pub(crate) const METHOD: &str = "llama_align.method";
+
 /// Writes the factors in F32. The file is complete under its name or absent.
 pub fn export(lora: &Lora, lineage: &Lineage, path: &Path) -> Result<()> {
+    writer(lora, lineage)?.write(path)
+}
+
+/// The bytes of the file that [`export`] writes.
+pub fn to_bytes(lora: &Lora, lineage: &Lineage) -> Result<Vec<u8>> {
+    Ok(writer(lora, lineage)?.to_bytes())
+}
+
+fn writer(lora: &Lora, lineage: &Lineage) -> Result<Writer> {
     let mut writer = Writer::new();
     let text = |s: &str| Value::String(s.to_owned());
     writer.set("general.architecture", text(&lineage.architecture));
@@ -34,12 +46,12 @@ pub fn export(lora: &Lora, lineage: &Lineage, path: &Path) -> Result<()> {
     writer.set("adapter.type", text("lora"));
     writer.set("adapter.lora.alpha", Value::F32(lora.alpha));
     writer.set(crate::gguf::BASE_HASH, text(&lineage.base_hash));
-    writer.set("llama_align.method", text(&lineage.method));
+    writer.set(METHOD, text(&lineage.method));
     for factor in &lora.factors {
         let (n_in, n_out, rank) = (factor.n_in as u64, factor.n_out as u64, factor.rank as u64);
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         writer.tensor(&format!("{}.lora_a", factor.weight), Type::F32, &[n_in, rank], bytes(&factor.a))?;
         writer.tensor(&format!("{}.lora_b", factor.weight), Type::F32, &[rank, n_out], bytes(&factor.b))?;
     }
-    writer.write(path)
+    Ok(writer)
 }

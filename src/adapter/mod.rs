@@ -7,6 +7,7 @@ mod export;
 mod import;
 mod lora;
 
-pub use export::{export, Lineage};
+pub(crate) use export::METHOD;
+pub use export::{export, to_bytes, Lineage};
 pub use import::import;
 pub use lora::{resolve_targets, Factor, Linear, Lora};

@@ -1,17 +1,11 @@
 //! From a data file to tokenised samples for a method.
 
 use super::Printer;
-use crate::data::{read_all, Dataset, EncodeOptions, Rows, Template, Tokenize};
+use crate::data::{read_all, Dataset, EncodeOptions};
 use crate::error::Result;
 use crate::runtime::Model;
 use crate::train::Method;
 use std::path::Path;
-
-/// The model's chat template, ready to render.
-pub(super) fn template(model: &Model) -> Result<Option<Template>> {
-    let text = |token: Option<i32>| token.map(|t| model.text_of(t)).unwrap_or_default();
-    model.chat_template().map(|source| Template::new(&source, &text(model.bos()), &text(model.eos()))).transpose()
-}
 
 /// The longest row that a model can take of those that were asked for: behind its context it was never trained, and
 /// learned positions end there.
@@ -28,12 +22,10 @@ pub(super) fn max_length(wanted: usize, model: &Model, printer: &mut Printer) ->
 /// Reads and tokenises a file; rows are converted to what `method` trains on, `None` leaves them as they are.
 pub(super) fn load(path: &Path, model: &Model, method: Option<Method>, max_length: usize) -> Result<Dataset> {
     let rows = read_all(path)?;
-    let rows: Rows = match method {
+    let rows = match method {
         None => rows,
-        Some(Method::Sft) => rows.into_completions()?,
-        Some(Method::Dpo) => rows.into_pairs()?,
-        Some(Method::Kto) => rows.into_labelled()?,
+        Some(method) => method.rows(rows)?,
     };
-    let template = template(model)?;
+    let template = model.template()?;
     Dataset::encode(&rows, model, template.as_ref(), &EncodeOptions { apply_template: true, max_length })
 }

@@ -1,7 +1,7 @@
 //! `llama-align generate`: answers by llama.cpp, with or without an adapter.
 
 use super::args::GenerateArgs;
-use super::{adapter_list, dataset, open_adapter, open_model, Printer};
+use super::{adapter_list, open_adapter, open_model, Printer};
 use crate::data::Message;
 use crate::error::{Error, Kind, Result};
 use crate::generate::{generate, prompt_tokens, GenerateParams};
@@ -48,7 +48,7 @@ fn check_sampling(args: &GenerateArgs) -> Result<()> {
 }
 
 fn rendered(model: &Model, prompt: &str, plain: bool) -> Result<String> {
-    let Some(template) = dataset::template(model)?.filter(|_| !plain) else { return Ok(prompt.to_owned()) };
+    let Some(template) = model.template()?.filter(|_| !plain) else { return Ok(prompt.to_owned()) };
     template.render(&[Message::new("user", prompt)], true)
 }
 

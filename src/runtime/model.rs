@@ -3,7 +3,7 @@
 use super::abi::{GgmlTensor, LlamaModel, LlamaVocab, ToFloat};
 use super::guard::guarded;
 use super::{text, Runtime};
-use crate::data::Tokenize;
+use crate::data::{Template, Tokenize};
 use crate::error::{Context, Error, Kind, Result};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -132,6 +132,12 @@ impl Model {
         // SAFETY: NULL or a string that lives as long as the model.
         let template = unsafe { text((self.runtime.table.model_template)(self.ptr)) };
         (!template.is_empty()).then_some(template)
+    }
+
+    /// The chat template, ready to render.
+    pub fn template(&self) -> Result<Option<Template>> {
+        let text = |token: Option<i32>| token.map(|t| self.text_of(t)).unwrap_or_default();
+        self.chat_template().map(|source| Template::new(&source, &text(self.bos()), &text(self.eos()))).transpose()
     }
 
     /// True if generation ends at this token.

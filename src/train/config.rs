@@ -1,5 +1,6 @@
 //! Everything that decides a run, with its defaults in one place.
 
+use crate::data::{Rows, Sample};
 use crate::engine::Form;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::has_fast_bf16;
@@ -28,6 +29,25 @@ impl Method {
             Method::Dpo => "dpo",
             Method::Kto => "kto",
         }
+    }
+
+    /// Converts rows to what the method trains on.
+    pub fn rows(self, rows: Rows) -> Result<Rows> {
+        match self {
+            Method::Sft => rows.into_completions(),
+            Method::Dpo => rows.into_pairs(),
+            Method::Kto => rows.into_labelled(),
+        }
+    }
+
+    /// Whether it can train on a tokenised row.
+    pub fn suits(self, sample: &Sample) -> bool {
+        matches!(
+            (self, sample),
+            (Method::Sft, Sample::Completion { .. })
+                | (Method::Dpo, Sample::Pair { .. })
+                | (Method::Kto, Sample::Labelled { .. })
+        )
     }
 
     /// Learning rates that work on models of 100 to 300 million parameters (measured: README).

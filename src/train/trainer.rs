@@ -9,6 +9,7 @@ use crate::engine::Layout;
 use crate::error::{Error, Kind, Result};
 use crate::optim::{clip_factor, global_norm, AdamW, Schedule};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::time::Instant;
 
 /// What one optimizer step did; keys are TRL's.
@@ -44,10 +45,10 @@ pub trait Observer {
     fn on_step(&mut self, report: &StepReport) -> Result<bool>;
 }
 
-/// A run in progress.
-pub struct Trainer<'a> {
-    config: &'a TrainConfig,
-    data: &'a Dataset,
+/// A run in progress. `D` is how it holds its rows: `&Dataset`, or `Arc<Dataset>` for a run that outlives its caller's frame.
+pub struct Trainer<D> {
+    config: TrainConfig,
+    data: D,
     references: References,
     adam: AdamW,
     schedule: Schedule,
@@ -56,29 +57,25 @@ pub struct Trainer<'a> {
     started: Instant,
 }
 
-impl std::fmt::Debug for Trainer<'_> {
+impl<D> std::fmt::Debug for Trainer<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Trainer").field("n_steps", &self.n_steps).finish_non_exhaustive()
     }
 }
 
-impl<'a> Trainer<'a> {
+impl<D: Deref<Target = Dataset>> Trainer<D> {
     /// Prepares a run: measures the reference where the method has one, on the rows that the run will see.
-    pub fn new(
-        config: &'a TrainConfig,
-        data: &'a Dataset,
-        policy: &mut dyn Policy,
-        observer: &mut dyn Observer,
-    ) -> Result<Self> {
+    pub fn new(config: &TrainConfig, data: D, policy: &mut dyn Policy, observer: &mut dyn Observer) -> Result<Self> {
         if data.samples.is_empty() {
             return Err(Error::new(Kind::Data, "no rows to train on"));
         }
         let n_steps = config.n_steps(data.samples.len());
         let adam = AdamW::new(config.adamw(), policy.lengths().into_iter());
         let (references, schedule) = (References::default(), config.schedule(n_steps));
+        let config = config.clone();
         let mut trainer =
             Self { config, data, references, adam, schedule, n_steps, num_tokens: 0, started: Instant::now() };
-        if config.has_reference()? {
+        if trainer.config.has_reference()? {
             trainer.references = trainer.reference(policy, observer)?;
         }
         Ok(trainer)
@@ -140,7 +137,7 @@ impl<'a> Trainer<'a> {
             for &row in batch {
                 let own: Vec<_> = logps.by_ref().take(samples[row].sequences().count()).collect();
                 gradients.extend(row_loss(
-                    self.config,
+                    &self.config,
                     &samples[row],
                     row,
                     &own,

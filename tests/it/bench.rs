@@ -48,15 +48,7 @@ impl Bench {
 
     /// Fresh factors for every linear weight: B is zero.
     pub(crate) fn fresh(&self, seed: u64) -> Lora {
-        let linears: Vec<_> = self
-            .trace
-            .program
-            .weights
-            .iter()
-            .filter(|w| self.trace.linears().contains_key(&w.name))
-            .map(|w| Linear { name: w.name.clone(), n_in: w.ne[0] as usize, n_out: w.ne[1] as usize })
-            .collect();
-        Lora::init(&linears, RANK, ALPHA, seed)
+        Lora::init(&Linear::all(&self.trace), RANK, ALPHA, seed)
     }
 
     /// Factors as if trained before: B is not zero, so that A has a gradient from the first step on, and the reference is

@@ -3,6 +3,7 @@
 mod adapter;
 mod bench;
 mod bench_command;
+mod capi;
 mod check_models;
 mod golden;
 mod gradients;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where unsafe code may stand: the door to ggml, our kernels, system calls, the map of a model file.
-const UNSAFE: [&str; 4] = ["src/runtime/", "src/kernel/", "src/os.rs", "src/gguf/reader.rs"];
+/// Where unsafe code may stand: the door to ggml, our kernels, system calls, the map of a model file, the C interface.
+const UNSAFE: [&str; 5] = ["src/runtime/", "src/kernel/", "src/os.rs", "src/gguf/reader.rs", "src/capi/"];
 const LINES_MAX: usize = 600;
 
 fn root() -> PathBuf {
@@ -51,6 +51,14 @@ fn unsafe_code_stands_where_it_may() {
     for (name, text) in sources("src").into_iter().chain(sources("quant/src")) {
         let has = code(&text).any(|line| line.contains("unsafe "));
         assert!(!has || UNSAFE.iter().any(|place| name.starts_with(place)), "unsafe code in {name}");
+    }
+}
+
+#[test]
+fn only_the_c_interface_exports() {
+    for (name, text) in sources("src").into_iter().chain(sources("quant/src")) {
+        let exports = code(&text).any(|line| line.contains("no_mangle") || line.contains("export_name"));
+        assert!(!exports || name.starts_with("src/capi/"), "{name} exports a symbol");
     }
 }
 

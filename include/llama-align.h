@@ -1,0 +1,667 @@
+/*
+ * llama-align: trains LoRA on quantised GGUF models, on llama.cpp's own graph.
+ * Generated from src/capi by cbindgen; do not edit. MIT OR Apache-2.0.
+ *
+ * In five lines:
+ *   llama_align_model_open()      a GGUF file
+ *   llama_align_dataset_open()    rows, tokenised for that model
+ *   llama_align_adapter_new()     LoRA factors for that model
+ *   llama_align_trainer_new(), llama_align_trainer_run()
+ *   llama_align_adapter_save()    a file that llama.cpp loads
+ *
+ * Handles. A handle is a number in a pointer's clothes: never dereference it. NULL, a freed handle, one of another type and one
+ * in use are errors, never undefined behaviour. Handles are freed in any order; a _free ignores NULL.
+ *
+ * Status and detail. Every function but _free and those that return strings or numbers returns a status; its last argument `err`
+ * takes the detail and may be NULL. No error is kept anywhere else. Outputs are written only on success; an output
+ * handle is NULL after a failure.
+ *
+ * Structs. The first field is the size of the struct: set it with the struct's _init, or to sizeof. Fields are only ever added
+ * at the end, and what an older library does not know must be 0. NULL for parameters means the defaults.
+ *
+ * Pointers. Each is one of: owned (the caller frees it), borrowed (used during the call only), shared (the library keeps its own
+ * reference). Strings go in as UTF-8 with a NUL at the end. Pointers must point to what their type says: that much cannot be
+ * checked. Arrays are a pointer and a count; NULL only with the count 0.
+ *
+ * Threads. Each type says who may use it when. Callbacks run on the thread of the call that they belong to. Do not unload the
+ * library.
+ */
+
+
+#ifndef LLAMA_ALIGN_H
+#define LLAMA_ALIGN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32) && defined(LLAMA_ALIGN_DLL)
+#define LLAMA_ALIGN_API __declspec(dllimport)
+#else
+#define LLAMA_ALIGN_API
+#endif
+
+// Done.
+#define LLAMA_ALIGN_OK 0
+
+// Stopped on demand between two steps: everything is consistent, can be saved, and can go on.
+#define LLAMA_ALIGN_CANCELLED 1
+
+// Did what it was asked to; steps of the run are left.
+#define LLAMA_ALIGN_MORE 2
+
+// An argument is NULL where it may not be, out of bounds, no live handle of its type, or not UTF-8; a struct_size is wrong,
+// or bytes behind what this library knows are not zero.
+#define LLAMA_ALIGN_ERR_ARGUMENT -1
+
+// The operating system refused: disk full, permission.
+#define LLAMA_ALIGN_ERR_IO -2
+
+// A file is not what it claims to be.
+#define LLAMA_ALIGN_ERR_FORMAT -3
+
+// Valid, but this build, machine or model architecture cannot do it.
+#define LLAMA_ALIGN_ERR_UNSUPPORTED -4
+
+// Model, adapter and data do not belong together.
+#define LLAMA_ALIGN_ERR_MISMATCH -5
+
+// Memory could not be had.
+#define LLAMA_ALIGN_ERR_MEMORY -6
+
+// A loss or gradient became NaN or infinite; the step was not applied.
+#define LLAMA_ALIGN_ERR_NUMERIC -7
+
+// The traced graph does not reproduce llama.cpp's results: training it would be wrong.
+#define LLAMA_ALIGN_ERR_CHECK -8
+
+// A bug in this library; the message says where. The handles of the call are poisoned.
+#define LLAMA_ALIGN_ERR_INTERNAL -9
+
+// An output exists already, or cannot be made.
+#define LLAMA_ALIGN_ERR_OUTPUT -10
+
+// An input file does not exist.
+#define LLAMA_ALIGN_ERR_MISSING -11
+
+// Training data cannot be used; the message names file and line, or the row.
+#define LLAMA_ALIGN_ERR_DATA -12
+
+// The handle is in use: by another thread, by the call whose callback this is, or (an adapter) by another trainer.
+#define LLAMA_ALIGN_ERR_BUSY -13
+
+// An earlier call on this handle ended in LLAMA_ALIGN_ERR_INTERNAL; only its _free is left.
+#define LLAMA_ALIGN_ERR_POISONED -14
+
+// Version of this interface: it grows with every addition, and a program runs with any library whose number is not
+// smaller and whose soname is the same.
+#define LLAMA_ALIGN_ABI 1
+
+// Bytes of an error's message, the terminating NUL included.
+#define LLAMA_ALIGN_MESSAGE_BYTES 1016
+
+// BF16 where the CPU multiplies it faster, F32 elsewhere.
+#define LLAMA_ALIGN_PRECISION_AUTO 0
+
+// Products in F32.
+#define LLAMA_ALIGN_PRECISION_F32 1
+
+// Weights and activations are rounded to BF16 before they are multiplied; sums are in F32.
+#define LLAMA_ALIGN_PRECISION_BF16 2
+
+// Rows stay as they are: for evaluation.
+#define LLAMA_ALIGN_METHOD_NONE 0
+
+// Supervised fine-tuning on completions (the chosen answers of pairs, the rows labelled 1).
+#define LLAMA_ALIGN_METHOD_SFT 1
+
+// Direct preference optimisation on pairs.
+#define LLAMA_ALIGN_METHOD_DPO 2
+
+// Kahneman-Tversky optimisation on labelled completions (a pair becomes two).
+#define LLAMA_ALIGN_METHOD_KTO 3
+
+// String prompts are used as they are, without the model's chat template.
+#define LLAMA_ALIGN_DATASET_PLAIN 1
+
+// Nothing was done yet.
+#define LLAMA_ALIGN_PHASE_NEW 0
+
+// The reference's log-probs are measured, before the first step of DPO and KTO.
+#define LLAMA_ALIGN_PHASE_REFERENCE 1
+
+// Optimizer steps.
+#define LLAMA_ALIGN_PHASE_STEP 2
+
+// A callback's answer: go on.
+#define LLAMA_ALIGN_CONTINUE 0
+
+// A callback's answer: stop here. The call returns LLAMA_ALIGN_CANCELLED, or LLAMA_ALIGN_OK where no step is left.
+#define LLAMA_ALIGN_STOP 1
+
+// The peak, always.
+#define LLAMA_ALIGN_SCHEDULE_CONSTANT 0
+
+// A line to 0 after the warm-up.
+#define LLAMA_ALIGN_SCHEDULE_LINEAR 1
+
+// Half a cosine to 0 after the warm-up.
+#define LLAMA_ALIGN_SCHEDULE_COSINE 2
+
+// LoRA factors for one model: what is trained. Lifetime: from its maker to _free; a trainer keeps it going, so it may be freed
+// before. Threads: any number at once; while a trainer runs, each of its steps is seen whole or not at all.
+typedef struct llama_align_adapter llama_align_adapter;
+
+// Rows, tokenised for one model. Lifetime: from its maker to _free; trainers keep what they need, so it may be freed before
+// them. Threads: any number at once.
+typedef struct llama_align_dataset llama_align_dataset;
+
+// A frozen model, mapped from its GGUF file. Lifetime: from _open to _free; adapters, datasets and trainers made from it keep
+// what they need, so it may be freed before them. Threads: any number at once.
+typedef struct llama_align_model llama_align_model;
+
+// A run: graph, optimizer and position in the data. Lifetime: from _new to _free; adapter, dataset and model may be freed
+// before, and a call that trains while its trainer is freed ends after its step. Threads: one call at a time trains, a second
+// one gets BUSY; _cancel, _report and _free from any thread at any time.
+typedef struct llama_align_trainer llama_align_trainer;
+
+// Outcome of a call: 0 and positive values are no errors, negative values are. Values are added, never renumbered.
+typedef int32_t llama_align_status;
+
+// Detail of a failed call, in the caller's memory: set struct_size to sizeof(llama_align_error), pass it to any number of
+// calls. Lifetime: the caller's. Threads: one call at a time may use it.
+typedef struct llama_align_error {
+    // sizeof(llama_align_error).
+    uint32_t struct_size;
+    // The status that the call returned.
+    llama_align_status status;
+    // What went wrong, naming file, tensor, line or argument; UTF-8, terminated, cut where it is longer; empty after success.
+    char message[LLAMA_ALIGN_MESSAGE_BYTES];
+} llama_align_error;
+
+// What a file holds. Strings are UTF-8, terminated, and cut where they are longer.
+typedef struct llama_align_model_info {
+    // sizeof(llama_align_model_info), set by the caller.
+    uint32_t struct_size;
+    // Blocks.
+    uint32_t n_layer;
+    // Tokens of the vocabulary.
+    uint32_t n_vocab;
+    // Context that the model was trained with, in tokens: no row may be longer.
+    uint32_t n_ctx_train;
+    // Sliding window in tokens, 0 if there is none.
+    uint32_t n_swa;
+    // Tensors.
+    uint32_t n_tensors;
+    // 1 if the file has a chat template, which prompts then go through, else 0.
+    uint32_t has_chat_template;
+    // Version of the GGUF format.
+    uint32_t gguf_version;
+    // Bytes of all tensors.
+    uint64_t weights_bytes;
+    // general.architecture.
+    char architecture[64];
+    // general.name, empty where the file has none.
+    char name[128];
+} llama_align_model_info;
+
+// How to check. Fill it in with llama_align_check_params_init().
+typedef struct llama_align_check_params {
+    // sizeof(llama_align_check_params).
+    uint32_t struct_size;
+    // Threads; 0 is the number of cores. Default 0.
+    uint32_t n_threads;
+    // LLAMA_ALIGN_PRECISION_*, the one that training would use. Default AUTO.
+    uint32_t precision;
+} llama_align_check_params;
+
+// What a check that passed has measured.
+typedef struct llama_align_check_report {
+    // sizeof(llama_align_check_report), set by the caller.
+    uint32_t struct_size;
+    // LLAMA_ALIGN_PRECISION_F32 or _BF16: what AUTO came to.
+    uint32_t precision;
+    // Linear weights of the blocks that an adapter can be put on.
+    uint32_t n_trainable;
+    // Operations of the traced graph.
+    uint32_t n_ops;
+    // Largest difference of any logit between the traced graph and llama.cpp's own decode: 0.
+    float max_abs_diff;
+    // Largest relative difference of a block between the training graph and the runtime's.
+    float max_rel_diff;
+    // What is allowed for max_rel_diff, by the model's weight types.
+    float bound;
+    // Probes that were compared.
+    uint32_t n_probes;
+} llama_align_check_report;
+
+// How rows become tokens. Fill it in with llama_align_dataset_params_init().
+typedef struct llama_align_dataset_params {
+    // sizeof(llama_align_dataset_params).
+    uint32_t struct_size;
+    // LLAMA_ALIGN_METHOD_*: rows are converted to what it trains on. Default NONE.
+    uint32_t method;
+    // Longest row, prompt and answer together, in tokens: 2 to the model's context. Longer rows are left out and counted.
+    // 0, the default: 1024, or the model's context where that is less.
+    uint32_t max_length;
+    // LLAMA_ALIGN_DATASET_* bits. Default 0.
+    uint32_t flags;
+} llama_align_dataset_params;
+
+// What became of the rows.
+typedef struct llama_align_dataset_info {
+    // sizeof(llama_align_dataset_info), set by the caller.
+    uint32_t struct_size;
+    // Longest row that was allowed, in tokens.
+    uint32_t max_length;
+    // Rows that were kept.
+    uint64_t n_rows;
+    // Rows that were left out because they are longer.
+    uint64_t n_dropped;
+    // Tokens of the rows that were kept; the prompt of a pair counts twice.
+    uint64_t n_tokens;
+    // Of these, tokens of answers: the ones with a loss.
+    uint64_t n_answer_tokens;
+    // Tokens of the longest row, rows that were left out included.
+    uint64_t n_longest;
+} llama_align_dataset_info;
+
+// A new adapter. Fill it in with llama_align_adapter_params_init().
+typedef struct llama_align_adapter_params {
+    // sizeof(llama_align_adapter_params).
+    uint32_t struct_size;
+    // r, 1 to 4096. Default 16.
+    uint32_t rank;
+    // The update is scaled by alpha / r; 1e-6 to 1e6. Default 32.
+    float alpha;
+    // No bit has a meaning yet: 0.
+    uint32_t flags;
+    // Each weight draws its factors from this and its name. Default 0.
+    uint64_t seed;
+} llama_align_adapter_params;
+
+// A run's configuration. Fill it in with llama_align_trainer_params_init().
+typedef struct llama_align_trainer_params {
+    // sizeof(llama_align_trainer_params).
+    uint32_t struct_size;
+    // LLAMA_ALIGN_METHOD_SFT, _DPO or _KTO; the dataset's rows must suit it. Default DPO.
+    uint32_t method;
+    // LLAMA_ALIGN_SCHEDULE_*. Default COSINE.
+    uint32_t schedule;
+    // LLAMA_ALIGN_PRECISION_*. Default AUTO.
+    uint32_t precision;
+    // Threads; 0 is the number of cores. Default 0.
+    uint32_t n_threads;
+    // Rows of a micro-batch, 1 to 65536. Default 4.
+    uint32_t batch_size;
+    // Micro-batches of an optimizer step, 1 to 65536. Default 2.
+    uint32_t grad_accum;
+    // Tokens of one forward at most, 1 to 1048576; a row that is longer goes alone. Default 1024.
+    uint32_t micro_batch_tokens;
+    // Optimizer steps; 0 means by epochs. Default 0.
+    uint64_t max_steps;
+    // Seed of the order. Default 0.
+    uint64_t seed;
+    // Passes over the data. Default 1.
+    double epochs;
+    // Peak rate, up to 10; 0, the default, is the method's: 3e-4 for DPO, 2e-4 for SFT and KTO.
+    double learning_rate;
+    // Share of the steps that the rate rises over, [0, 1]. Default 0.1.
+    double warmup_ratio;
+    // Strength of the pull to the reference. Default 0.1.
+    double beta;
+    // KTO's weight of good answers. Default 1.
+    double desirable_weight;
+    // KTO's weight of bad answers. Default 1.
+    double undesirable_weight;
+    // Global norm that gradients are cut to; 0 means none. Default 1.
+    double max_grad_norm;
+    // Decoupled weight decay. Default 0.
+    double weight_decay;
+    // AdamW's decay of the first moment. Default 0.9.
+    double adam_beta1;
+    // AdamW's decay of the second moment. Default 0.999.
+    double adam_beta2;
+    // Added to the root of the second moment. Default 1e-8.
+    double adam_epsilon;
+} llama_align_trainer_params;
+
+// How far a run is. Numbers that a method or phase does not have are NaN.
+typedef struct llama_align_progress {
+    // sizeof(llama_align_progress); set by the caller of llama_align_trainer_report(), by the library for a callback.
+    uint32_t struct_size;
+    // LLAMA_ALIGN_PHASE_*.
+    uint32_t phase;
+    // Steps done; in phase REFERENCE sequences done.
+    uint64_t step;
+    // Steps of the run; in phase REFERENCE all sequences.
+    uint64_t n_steps;
+    // Tokens trained on so far, prompts included.
+    uint64_t n_tokens;
+    // Passes over the data so far.
+    double epoch;
+    // Loss of the step, over all of its rows.
+    double loss;
+    // Norm of the gradient before clipping.
+    double grad_norm;
+    // Rate of the step.
+    double learning_rate;
+    // Mean reward of chosen (good) answers.
+    double reward_chosen;
+    // Mean reward of rejected (bad) answers.
+    double reward_rejected;
+    // reward_chosen - reward_rejected.
+    double reward_margin;
+    // Share of pairs whose chosen answer has the higher reward, [0, 1].
+    double reward_accuracy;
+    // Mean summed log-prob of chosen (good) answers.
+    double logps_chosen;
+    // Mean summed log-prob of rejected (bad) answers.
+    double logps_rejected;
+    // KTO's baseline.
+    double kl;
+    // Time that the step took.
+    double step_ms;
+    // Time since the first step was asked for, the reference included.
+    double elapsed_ms;
+} llama_align_progress;
+
+// Called after every step and while the reference is measured, on the thread of the call that trains; `progress` is valid only
+// during the callback. Returns LLAMA_ALIGN_CONTINUE or LLAMA_ALIGN_STOP; anything else ends the call with ARGUMENT. It may call
+// every function of this header; those that train with the same trainer return BUSY. It must not throw or longjmp.
+typedef int32_t (*llama_align_progress_fn)(const struct llama_align_progress *progress, void *user_data);
+
+// How to measure. Fill it in with llama_align_evaluate_params_init().
+typedef struct llama_align_evaluate_params {
+    // sizeof(llama_align_evaluate_params).
+    uint32_t struct_size;
+    // Threads; 0 is the number of cores. Default 0.
+    uint32_t n_threads;
+    // LLAMA_ALIGN_PRECISION_*. Default AUTO.
+    uint32_t precision;
+    // Tokens of one forward at most, 1 to 1048576; a row that is longer goes alone. Default 1024.
+    uint32_t micro_batch_tokens;
+    // A reward is beta times the difference of log-probs with and without the adapter; above 0. Default 0.1.
+    double beta;
+} llama_align_evaluate_params;
+
+// What was measured. Numbers that the rows do not give are NaN: without an adapter all rewards.
+typedef struct llama_align_evaluation {
+    // sizeof(llama_align_evaluation), set by the caller.
+    uint32_t struct_size;
+    // 1 if an adapter was measured, 0 for the model alone.
+    uint32_t has_adapter;
+    // Rows measured.
+    uint64_t n_rows;
+    // Pairs among them.
+    uint64_t n_pairs;
+    // Tokens of the wanted answers.
+    uint64_t n_tokens;
+    // Mean negative log-likelihood per token of the wanted answers.
+    double nll;
+    // e^nll.
+    double perplexity;
+    // Share of pairs whose chosen answer has the higher summed log-prob, [0, 1].
+    double accuracy;
+    // Mean summed log-prob of chosen (good) answers.
+    double logps_chosen;
+    // Mean summed log-prob of rejected (bad) answers.
+    double logps_rejected;
+    // Share of pairs whose chosen answer has the higher reward, [0, 1].
+    double reward_accuracy;
+    // Mean difference of rewards.
+    double reward_margin;
+    // Mean reward of chosen (good) answers.
+    double reward_chosen;
+    // Mean reward of rejected (bad) answers.
+    double reward_rejected;
+} llama_align_evaluation;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// The library's version, such as "0.1.0"; never NULL, valid as long as the library is loaded. Any thread. Since 0.1.
+LLAMA_ALIGN_API
+const char *llama_align_version(void);
+
+// LLAMA_ALIGN_ABI of the library that runs, to be compared with that of the header. Any thread. Since 0.1.
+LLAMA_ALIGN_API uint32_t llama_align_abi(void);
+
+// A status as a word, such as "mismatch"; "unknown" for a number that is none. Never NULL, valid as long as the library is
+// loaded. Any thread. Since 0.1.
+LLAMA_ALIGN_API
+const char *llama_align_status_name(llama_align_status status);
+
+// Validates and opens a GGUF model. `path` (borrowed): not NULL. `out` (owned): not NULL; NULL is written on failure. Errors:
+// ARGUMENT, MISSING, IO, FORMAT, MISMATCH (an adapter), UNSUPPORTED, MEMORY. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_model_open(const char *path,
+                                          struct llama_align_model **out,
+                                          struct llama_align_error *err);
+
+// Frees a model; NULL is fine. Since 0.1.
+LLAMA_ALIGN_API void llama_align_model_free(struct llama_align_model *model);
+
+// What the file holds. `out` (borrowed): not NULL, struct_size set. Errors: ARGUMENT, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_model_describe(const struct llama_align_model *model,
+                                              struct llama_align_model_info *out,
+                                              struct llama_align_error *err);
+
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_check_params). Errors: ARGUMENT.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_check_params_init(struct llama_align_check_params *params,
+                                                 uint32_t struct_size,
+                                                 struct llama_align_error *err);
+
+// Traces the model through llama.cpp and compares the trace with llama.cpp's own results. OK means that it can be trained.
+// Takes seconds; what passed is remembered, so that the next check, trainer or evaluation of the same precision does not
+// repeat it. `params` (borrowed): NULL for the defaults. `out` (borrowed): NULL, or struct_size set. Errors: ARGUMENT, CHECK,
+// UNSUPPORTED (names the operation), MEMORY, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_model_check(const struct llama_align_model *model,
+                                           const struct llama_align_check_params *params,
+                                           struct llama_align_check_report *out,
+                                           struct llama_align_error *err);
+
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_dataset_params). Errors: ARGUMENT.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_params_init(struct llama_align_dataset_params *params,
+                                                   uint32_t struct_size,
+                                                   struct llama_align_error *err);
+
+// Reads a JSONL file; its keys decide the form of the rows. `model`: shared. `path` (borrowed): not NULL. `params` (borrowed):
+// NULL for the defaults. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, MISSING, IO, DATA (names the
+// line), MISMATCH, FORMAT (the template), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_open(const struct llama_align_model *model,
+                                            const char *path,
+                                            const struct llama_align_dataset_params *params,
+                                            struct llama_align_dataset **out,
+                                            struct llama_align_error *err);
+
+// Makes a dataset of prompts and answers to imitate. `model`: shared. `prompts`, `completions` (borrowed): `n_rows` strings
+// each, none NULL. `params` (borrowed): NULL for the defaults. `out` (owned): not NULL; NULL is written on failure. Errors:
+// ARGUMENT, DATA (names the row, from 1), FORMAT (the template), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_from_completions(const struct llama_align_model *model,
+                                                        const char *const *prompts,
+                                                        const char *const *completions,
+                                                        size_t n_rows,
+                                                        const struct llama_align_dataset_params *params,
+                                                        struct llama_align_dataset **out,
+                                                        struct llama_align_error *err);
+
+// Makes a dataset of prompts and answers with a verdict each. `labels` (borrowed): `n_rows` numbers, 1 for a good answer and
+// 0 for a bad one. Everything else as in llama_align_dataset_from_completions(). Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_from_labelled(const struct llama_align_model *model,
+                                                     const char *const *prompts,
+                                                     const char *const *completions,
+                                                     const uint8_t *labels,
+                                                     size_t n_rows,
+                                                     const struct llama_align_dataset_params *params,
+                                                     struct llama_align_dataset **out,
+                                                     struct llama_align_error *err);
+
+// Makes a dataset of prompts with a better and a worse answer each. `chosen`, `rejected` (borrowed): `n_rows` strings each,
+// none NULL. Everything else as in llama_align_dataset_from_completions(). Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_from_pairs(const struct llama_align_model *model,
+                                                  const char *const *prompts,
+                                                  const char *const *chosen,
+                                                  const char *const *rejected,
+                                                  size_t n_rows,
+                                                  const struct llama_align_dataset_params *params,
+                                                  struct llama_align_dataset **out,
+                                                  struct llama_align_error *err);
+
+// Frees a dataset; NULL is fine. Since 0.1.
+LLAMA_ALIGN_API void llama_align_dataset_free(struct llama_align_dataset *dataset);
+
+// Number of rows that were kept. `out` (borrowed): not NULL. Errors: ARGUMENT, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_count(const struct llama_align_dataset *dataset,
+                                             uint64_t *out,
+                                             struct llama_align_error *err);
+
+// What became of the rows. `out` (borrowed): not NULL, struct_size set. Errors: ARGUMENT, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_describe(const struct llama_align_dataset *dataset,
+                                                struct llama_align_dataset_info *out,
+                                                struct llama_align_error *err);
+
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_adapter_params). Errors: ARGUMENT.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_params_init(struct llama_align_adapter_params *params,
+                                                   uint32_t struct_size,
+                                                   struct llama_align_error *err);
+
+// Makes an adapter that changes nothing yet. `model`: shared. `targets` (borrowed): names of weights such as "attn_q,attn_v"
+// or "q_proj,v_proj"; NULL for all linear weights of the blocks. `params` (borrowed): NULL for the defaults. `out` (owned): not
+// NULL; NULL is written on failure. Errors: ARGUMENT, UNSUPPORTED, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_new(const struct llama_align_model *model,
+                                           const char *targets,
+                                           const struct llama_align_adapter_params *params,
+                                           struct llama_align_adapter **out,
+                                           struct llama_align_error *err);
+
+// Reads an adapter file, of this library or another's, in any type. `model`: shared. `path` (borrowed): not NULL. `out`
+// (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, MISSING, IO, FORMAT, MISMATCH (made for another model),
+// UNSUPPORTED, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_load(const struct llama_align_model *model,
+                                            const char *path,
+                                            struct llama_align_adapter **out,
+                                            struct llama_align_error *err);
+
+// Writes a GGUF adapter that unmodified llama.cpp loads. The file is complete under its name, or what was there before stays.
+// Callback-safe. `path` (borrowed): not NULL. Errors: ARGUMENT, MISSING (the directory), IO, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_save(const struct llama_align_adapter *adapter,
+                                            const char *path,
+                                            struct llama_align_error *err);
+
+// Writes the bytes that llama_align_adapter_save() would, into `buf` (borrowed) of `buf_bytes` bytes. `n_bytes` (borrowed): not
+// NULL; gets the length. Ask for the length first, with `buf` NULL and `buf_bytes` 0; an adapter's first training changes it by a few
+// bytes. Callback-safe. Errors: ARGUMENT (also a buffer that is too small), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_to_memory(const struct llama_align_adapter *adapter,
+                                                 uint8_t *buf,
+                                                 size_t buf_bytes,
+                                                 size_t *n_bytes,
+                                                 struct llama_align_error *err);
+
+// Frees an adapter; NULL is fine. A trainer that moves it goes on. Since 0.1.
+LLAMA_ALIGN_API void llama_align_adapter_free(struct llama_align_adapter *adapter);
+
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_trainer_params). Errors: ARGUMENT.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_trainer_params_init(struct llama_align_trainer_params *params,
+                                                   uint32_t struct_size,
+                                                   struct llama_align_error *err);
+
+// Prepares a run; checks the model first, unless a check of that precision has passed before. `adapter`, `dataset`: shared,
+// made with the same model handle; the trainer moves the adapter, which no other trainer may do until this one is freed.
+// `params` (borrowed): NULL for the defaults. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, MISMATCH,
+// BUSY (another trainer moves the adapter), CHECK, UNSUPPORTED, MEMORY, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_trainer_new(struct llama_align_adapter *adapter,
+                                           const struct llama_align_dataset *dataset,
+                                           const struct llama_align_trainer_params *params,
+                                           struct llama_align_trainer **out,
+                                           struct llama_align_error *err);
+
+// Makes one optimizer step; the first one of DPO and KTO measures the reference before. `out` (borrowed): NULL, or
+// struct_size set; gets what llama_align_trainer_report() would. Returns MORE if steps are left, OK if the run is complete (a
+// complete run does nothing), CANCELLED. Errors: ARGUMENT, NUMERIC (the step was not applied), MEMORY, BUSY, POISONED.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_trainer_step(struct llama_align_trainer *trainer,
+                                            struct llama_align_progress *out,
+                                            struct llama_align_error *err);
+
+// Makes all steps that are left. `callback`: NULL for none. `user_data`: passed to it as it is. Returns OK if the run is
+// complete, CANCELLED if it was stopped; then a later call goes on with the next step. Errors: as llama_align_trainer_step().
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_trainer_run(struct llama_align_trainer *trainer,
+                                           llama_align_progress_fn callback,
+                                           void *user_data,
+                                           struct llama_align_error *err);
+
+// Makes steps until `max_ms` have passed, at least one, and ends after the step in which they pass: a host trains between two
+// requests with it. The reference of DPO and KTO belongs to the first step. Returns MORE if steps are left; otherwise as
+// llama_align_trainer_run(). Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_trainer_run_for(struct llama_align_trainer *trainer,
+                                               uint64_t max_ms,
+                                               llama_align_progress_fn callback,
+                                               void *user_data,
+                                               struct llama_align_error *err);
+
+// Stops the call that trains, after its step or its batch of the reference; if none does, the next one returns CANCELLED
+// before its first step. Any thread, callback-safe. Errors: ARGUMENT, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_trainer_cancel(struct llama_align_trainer *trainer,
+                                              struct llama_align_error *err);
+
+// What the last step reported. Any thread, also while another one trains; callback-safe. `out` (borrowed): not NULL,
+// struct_size set. Errors: ARGUMENT, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_trainer_report(const struct llama_align_trainer *trainer,
+                                              struct llama_align_progress *out,
+                                              struct llama_align_error *err);
+
+// Frees a trainer; NULL is fine. A call that trains ends after its step. The adapter keeps what was trained. Since 0.1.
+LLAMA_ALIGN_API
+void llama_align_trainer_free(struct llama_align_trainer *trainer);
+
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_evaluate_params). Errors: ARGUMENT.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_evaluate_params_init(struct llama_align_evaluate_params *params,
+                                                    uint32_t struct_size,
+                                                    struct llama_align_error *err);
+
+// Measures a dataset under its model, and under an adapter. Checks the model first, unless a check of that precision has
+// passed before. `dataset` (borrowed): not NULL. `adapter` (borrowed): NULL for the model alone; made with the same model handle
+// as the dataset, and measured as it is when the call begins. `params` (borrowed): NULL for the defaults. `out` (borrowed): not
+// NULL, struct_size set. Any thread, callback-safe. Errors: ARGUMENT, MISMATCH, CHECK, UNSUPPORTED, MEMORY, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_evaluate(const struct llama_align_dataset *dataset,
+                                        const struct llama_align_adapter *adapter,
+                                        const struct llama_align_evaluate_params *params,
+                                        struct llama_align_evaluation *out,
+                                        struct llama_align_error *err);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* LLAMA_ALIGN_H */

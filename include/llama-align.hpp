@@ -1,0 +1,305 @@
+// llama-align for C++11 and later: owners and exceptions over llama-align.h, header only.
+//
+// Every class owns one handle, can be moved and not copied, and frees it in any order. A failed call throws
+// llama_align::error, which carries the status. What a progress callback throws comes out of run() and run_for().
+#ifndef LLAMA_ALIGN_HPP
+#define LLAMA_ALIGN_HPP
+
+#include "llama-align.h"
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace llama_align {
+
+class error : public std::runtime_error {
+public:
+    error(llama_align_status status, const std::string & message)
+        : std::runtime_error(std::string(llama_align_status_name(status)) + ": " + message), status_(status) {}
+    llama_align_status status() const noexcept { return status_; }
+
+private:
+    llama_align_status status_;
+};
+
+namespace detail {
+
+// Runs one call of the C interface; what is no error is returned.
+template <class Call> llama_align_status check(Call call) {
+    llama_align_error err = llama_align_error();
+    err.struct_size = sizeof err;
+    const llama_align_status status = call(&err);
+    if (status < 0) {
+        throw error(status, err.message);
+    }
+    return status;
+}
+
+template <class Params> Params defaults(llama_align_status (*init)(Params *, std::uint32_t, llama_align_error *)) {
+    Params params = Params();
+    check([&](llama_align_error * err) { return init(&params, static_cast<std::uint32_t>(sizeof params), err); });
+    return params;
+}
+
+// A struct that a call fills in.
+template <class Out> Out sized() {
+    Out out = Out();
+    out.struct_size = static_cast<std::uint32_t>(sizeof out);
+    return out;
+}
+
+template <class T, void (*Free)(T *)> struct deleter {
+    void operator()(T * handle) const noexcept { Free(handle); }
+};
+
+template <class T, void (*Free)(T *)> using owner = std::unique_ptr<T, deleter<T, Free>>;
+
+inline std::vector<const char *> pointers(const std::vector<std::string> & texts) {
+    std::vector<const char *> list;
+    list.reserve(texts.size());
+    for (const std::string & text : texts) {
+        list.push_back(text.c_str());
+    }
+    return list;
+}
+
+inline void same_length(std::size_t a, std::size_t b) {
+    if (a != b) {
+        throw error(LLAMA_ALIGN_ERR_ARGUMENT, "lists of different lengths");
+    }
+}
+
+} // namespace detail
+
+inline llama_align_check_params check_params() { return detail::defaults(llama_align_check_params_init); }
+inline llama_align_dataset_params dataset_params() { return detail::defaults(llama_align_dataset_params_init); }
+inline llama_align_adapter_params adapter_params() { return detail::defaults(llama_align_adapter_params_init); }
+inline llama_align_trainer_params trainer_params() { return detail::defaults(llama_align_trainer_params_init); }
+inline llama_align_evaluate_params evaluate_params() { return detail::defaults(llama_align_evaluate_params_init); }
+
+class model {
+public:
+    explicit model(const std::string & path) {
+        llama_align_model * out = nullptr;
+        detail::check([&](llama_align_error * err) { return llama_align_model_open(path.c_str(), &out, err); });
+        handle_.reset(out);
+    }
+
+    llama_align_model_info describe() const {
+        auto out = detail::sized<llama_align_model_info>();
+        detail::check([&](llama_align_error * err) { return llama_align_model_describe(get(), &out, err); });
+        return out;
+    }
+
+    llama_align_check_report check(const llama_align_check_params & params = check_params()) const {
+        auto out = detail::sized<llama_align_check_report>();
+        detail::check([&](llama_align_error * err) { return llama_align_model_check(get(), &params, &out, err); });
+        return out;
+    }
+
+    llama_align_model * get() const noexcept { return handle_.get(); }
+
+private:
+    detail::owner<llama_align_model, llama_align_model_free> handle_;
+};
+
+class dataset {
+public:
+    dataset(const model & of, const std::string & path, const llama_align_dataset_params & params = dataset_params()) {
+        llama_align_dataset * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_dataset_open(of.get(), path.c_str(), &params, &out, err);
+        });
+        handle_.reset(out);
+    }
+
+    static dataset completions(const model & of, const std::vector<std::string> & prompts,
+                               const std::vector<std::string> & completions,
+                               const llama_align_dataset_params & params = dataset_params()) {
+        detail::same_length(prompts.size(), completions.size());
+        const auto p = detail::pointers(prompts), c = detail::pointers(completions);
+        llama_align_dataset * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_dataset_from_completions(of.get(), p.data(), c.data(), p.size(), &params, &out, err);
+        });
+        return dataset(out);
+    }
+
+    static dataset labelled(const model & of, const std::vector<std::string> & prompts,
+                            const std::vector<std::string> & completions, const std::vector<std::uint8_t> & labels,
+                            const llama_align_dataset_params & params = dataset_params()) {
+        detail::same_length(prompts.size(), completions.size());
+        detail::same_length(prompts.size(), labels.size());
+        const auto p = detail::pointers(prompts), c = detail::pointers(completions);
+        llama_align_dataset * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_dataset_from_labelled(of.get(), p.data(), c.data(), labels.data(), p.size(), &params,
+                                                     &out, err);
+        });
+        return dataset(out);
+    }
+
+    static dataset pairs(const model & of, const std::vector<std::string> & prompts,
+                         const std::vector<std::string> & chosen, const std::vector<std::string> & rejected,
+                         const llama_align_dataset_params & params = dataset_params()) {
+        detail::same_length(prompts.size(), chosen.size());
+        detail::same_length(prompts.size(), rejected.size());
+        const auto p = detail::pointers(prompts), c = detail::pointers(chosen), r = detail::pointers(rejected);
+        llama_align_dataset * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_dataset_from_pairs(of.get(), p.data(), c.data(), r.data(), p.size(), &params, &out, err);
+        });
+        return dataset(out);
+    }
+
+    std::uint64_t count() const {
+        std::uint64_t out = 0;
+        detail::check([&](llama_align_error * err) { return llama_align_dataset_count(get(), &out, err); });
+        return out;
+    }
+
+    llama_align_dataset_info describe() const {
+        auto out = detail::sized<llama_align_dataset_info>();
+        detail::check([&](llama_align_error * err) { return llama_align_dataset_describe(get(), &out, err); });
+        return out;
+    }
+
+    llama_align_dataset * get() const noexcept { return handle_.get(); }
+
+private:
+    explicit dataset(llama_align_dataset * handle) : handle_(handle) {}
+    detail::owner<llama_align_dataset, llama_align_dataset_free> handle_;
+};
+
+class adapter {
+public:
+    // A new one on all linear weights of the blocks, or on those that `targets` names.
+    explicit adapter(const model & of, const llama_align_adapter_params & params = adapter_params(),
+                     const char * targets = nullptr) {
+        llama_align_adapter * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_new(of.get(), targets, &params, &out, err);
+        });
+        handle_.reset(out);
+    }
+
+    static adapter load(const model & of, const std::string & path) {
+        llama_align_adapter * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_load(of.get(), path.c_str(), &out, err);
+        });
+        return adapter(out);
+    }
+
+    void save(const std::string & path) const {
+        detail::check([&](llama_align_error * err) { return llama_align_adapter_save(get(), path.c_str(), err); });
+    }
+
+    std::vector<std::uint8_t> bytes() const {
+        std::size_t n = 0;
+        detail::check([&](llama_align_error * err) { return llama_align_adapter_to_memory(get(), nullptr, 0, &n, err); });
+        std::vector<std::uint8_t> out(n);
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_to_memory(get(), out.data(), out.size(), &n, err);
+        });
+        out.resize(n);
+        return out;
+    }
+
+    llama_align_adapter * get() const noexcept { return handle_.get(); }
+
+private:
+    explicit adapter(llama_align_adapter * handle) : handle_(handle) {}
+    detail::owner<llama_align_adapter, llama_align_adapter_free> handle_;
+};
+
+class trainer {
+public:
+    // Returns false to stop.
+    using progress_fn = std::function<bool(const llama_align_progress &)>;
+
+    trainer(const adapter & moved, const dataset & rows, const llama_align_trainer_params & params = trainer_params()) {
+        llama_align_trainer * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_trainer_new(moved.get(), rows.get(), &params, &out, err);
+        });
+        handle_.reset(out);
+    }
+
+    // LLAMA_ALIGN_OK, _MORE or _CANCELLED, as for all that train.
+    llama_align_status step() {
+        return detail::check([&](llama_align_error * err) { return llama_align_trainer_step(get(), nullptr, err); });
+    }
+
+    llama_align_status run(const progress_fn & progress = progress_fn()) {
+        return driven(progress, [&](llama_align_progress_fn fn, void * user_data, llama_align_error * err) {
+            return llama_align_trainer_run(get(), fn, user_data, err);
+        });
+    }
+
+    llama_align_status run_for(std::uint64_t max_ms, const progress_fn & progress = progress_fn()) {
+        return driven(progress, [&](llama_align_progress_fn fn, void * user_data, llama_align_error * err) {
+            return llama_align_trainer_run_for(get(), max_ms, fn, user_data, err);
+        });
+    }
+
+    void cancel() {
+        detail::check([&](llama_align_error * err) { return llama_align_trainer_cancel(get(), err); });
+    }
+
+    llama_align_progress report() const {
+        auto out = detail::sized<llama_align_progress>();
+        detail::check([&](llama_align_error * err) { return llama_align_trainer_report(get(), &out, err); });
+        return out;
+    }
+
+    llama_align_trainer * get() const noexcept { return handle_.get(); }
+
+private:
+    // Nothing may be thrown through the library: it is kept, and thrown behind it.
+    struct call {
+        const progress_fn * progress;
+        std::exception_ptr thrown;
+    };
+
+    static int32_t tell(const llama_align_progress * progress, void * user_data) {
+        call * const of = static_cast<call *>(user_data);
+        try {
+            return (*of->progress)(*progress) ? LLAMA_ALIGN_CONTINUE : LLAMA_ALIGN_STOP;
+        } catch (...) {
+            of->thrown = std::current_exception();
+            return LLAMA_ALIGN_STOP;
+        }
+    }
+
+    template <class Drive> llama_align_status driven(const progress_fn & progress, Drive drive) {
+        call of = {&progress, nullptr};
+        const llama_align_status status = detail::check(
+            [&](llama_align_error * err) { return drive(progress ? &trainer::tell : nullptr, &of, err); });
+        if (of.thrown) {
+            std::rethrow_exception(of.thrown);
+        }
+        return status;
+    }
+
+    detail::owner<llama_align_trainer, llama_align_trainer_free> handle_;
+};
+
+inline llama_align_evaluation evaluate(const dataset & rows, const adapter * moved = nullptr,
+                                       const llama_align_evaluate_params & params = evaluate_params()) {
+    auto out = detail::sized<llama_align_evaluation>();
+    detail::check([&](llama_align_error * err) {
+        return llama_align_evaluate(rows.get(), moved ? moved->get() : nullptr, &params, &out, err);
+    });
+    return out;
+}
+
+} // namespace llama_align
+
+#endif

@@ -1,0 +1,36 @@
+//! The C interface: what `include/llama-align.h` declares. One file per C type; the only folder that says `extern "C"` outwards.
+//!
+//! **In:** pointers from anyone. **Out:** a status, and detail in the caller's own error object. **Invariants:**
+//! - A handle is a slot and a generation, never an address: what is NULL, freed, or of another type is found out without
+//!   touching memory ([`handle`]).
+//! - No panic leaves ([`guard`]); the handles of the call that panicked are poisoned.
+//! - Structs carry their size; a tail that this library does not know must be zero ([`params`]).
+//! - What a call needs is shared, so handles are freed in any order.
+//! - Everything that can be wrong with the arguments is found before any work begins.
+#![allow(non_camel_case_types)] // the names are C's
+#![allow(clippy::missing_safety_doc)] // what pointers must be is said once, at the head of the header
+
+mod adapter;
+mod dataset;
+mod evaluate;
+mod guard;
+mod handle;
+mod model;
+mod params;
+mod progress;
+mod run;
+mod status;
+mod text;
+mod trainer;
+
+pub use adapter::*;
+pub use dataset::*;
+pub use evaluate::*;
+pub use model::*;
+pub use progress::*;
+pub use status::*;
+pub use trainer::*;
+
+// Panics become statuses by unwinding, and so do ggml's failed assertions.
+#[cfg(panic = "abort")]
+compile_error!("llama-align needs panic = \"unwind\"");

@@ -1,0 +1,250 @@
+//! A run behind a trainer's handle: one call at a time moves it, any thread may stop it.
+
+use super::adapter::AdapterObject;
+use super::dataset::DatasetObject;
+use super::handle::Object;
+use super::progress::{llama_align_progress, Callback};
+use super::status::llama_align_status;
+use super::trainer::llama_align_trainer;
+use super::{LLAMA_ALIGN_CANCELLED, LLAMA_ALIGN_MORE, LLAMA_ALIGN_OK};
+use crate::data::{Dataset, Sequence};
+use crate::engine::{Delta, Engine};
+use crate::error::{Error, Kind, Result};
+use crate::train::{Observer, Policy, StepReport, TrainConfig, Trainer};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+/// When a call returns although steps are left.
+#[derive(Clone, Copy)]
+pub(super) enum Limit {
+    /// Only at the run's end.
+    None,
+    /// After one step.
+    OneStep,
+    /// After the step in which this time has passed.
+    Time(Duration),
+}
+
+/// A trainer, the adapter that it moves, and what other threads may touch while it runs.
+pub(super) struct TrainerObject {
+    run: Mutex<Run>,
+    cancel: AtomicBool,
+    last: Mutex<llama_align_progress>,
+    adapter: Claim,
+}
+
+/// The right to move an adapter: one trainer at a time has it.
+struct Claim(Arc<AdapterObject>);
+
+impl Claim {
+    fn new(adapter: Arc<AdapterObject>) -> Result<Self> {
+        if adapter.in_training.swap(true, Ordering::AcqRel) {
+            return Err(Error::new(Kind::Busy, "adapter: another trainer moves it"));
+        }
+        Ok(Self(adapter))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.in_training.store(false, Ordering::Release);
+    }
+}
+
+struct Run {
+    engine: Engine,
+    config: TrainConfig,
+    data: Arc<Dataset>,
+    /// Made by the first step, which measures the reference.
+    trainer: Option<Trainer<Arc<Dataset>>>,
+    /// Steps done.
+    done: usize,
+    n_steps: usize,
+}
+
+impl Object for TrainerObject {
+    type C = llama_align_trainer;
+    const NAME: &'static str = "trainer";
+
+    // A call that still runs would train for nobody.
+    fn on_free(&self) {
+        self.cancel();
+    }
+}
+
+impl TrainerObject {
+    pub(super) fn new(adapter: Arc<AdapterObject>, rows: &DatasetObject, config: TrainConfig) -> Result<Self> {
+        if !Arc::ptr_eq(&adapter.model, &rows.model) {
+            let message = "adapter and dataset were made with different model handles";
+            return Err(Error::new(Kind::Mismatch, message));
+        }
+        if let Some(row) = rows.data.samples.iter().find(|s| !config.method.suits(s)) {
+            let message = format!(
+                "dataset: the row of line {} does not suit method {}; set the method when the dataset is made",
+                row.line(),
+                config.method.name()
+            );
+            return Err(Error::new(Kind::Mismatch, message));
+        }
+        let claim = Claim::new(adapter)?;
+        let (adapter, form) = (&claim.0, config.precision.form());
+        let (trace, _) = adapter.model.checked(form, config.threads)?;
+        let delta = Delta { lora: adapter.factors().lora.clone(), scale: 1.0, trainable: true };
+        let engine = Engine::with_form(&adapter.model.model, &trace, vec![delta], config.threads, form)?;
+        let n_steps = config.n_steps(rows.data.samples.len());
+        let run = Run { engine, config, data: rows.data.clone(), trainer: None, done: 0, n_steps };
+        Ok(Self {
+            run: Mutex::new(run),
+            cancel: AtomicBool::new(false),
+            last: Mutex::new(llama_align_progress::new(n_steps)),
+            adapter: claim,
+        })
+    }
+
+    /// Stops the call that runs, or the next one.
+    pub(super) fn cancel(&self) {
+        self.cancel.store(true, Ordering::Release);
+    }
+
+    /// What the last step, or the reference's last batch, reported.
+    pub(super) fn last(&self) -> llama_align_progress {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Steps until the run's end, the limit, or a stop.
+    pub(super) fn drive(&self, limit: Limit, callback: Callback) -> Result<llama_align_status> {
+        let mut run = match self.run.try_lock() {
+            Ok(run) => run,
+            Err(TryLockError::Poisoned(run)) => run.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(Kind::Busy, "trainer: another call on this handle is training"));
+            }
+        };
+        let (begun, mut moved) = (Instant::now(), false);
+        while run.done < run.n_steps {
+            if self.cancel.swap(false, Ordering::AcqRel) {
+                return Ok(LLAMA_ALIGN_CANCELLED);
+            }
+            let enough = match limit {
+                Limit::None => false,
+                Limit::OneStep => true,
+                Limit::Time(time) => begun.elapsed() >= time,
+            };
+            if moved && enough {
+                return Ok(LLAMA_ALIGN_MORE);
+            }
+            if run.trainer.is_none() && !self.prepare(&mut run, callback)? {
+                return Ok(LLAMA_ALIGN_CANCELLED);
+            }
+            let report = self.step(&mut run)?;
+            moved = true;
+            self.tell(llama_align_progress::step(&report), callback)?;
+        }
+        Ok(LLAMA_ALIGN_OK)
+    }
+
+    /// Measures the reference; false if it was stopped. Then the next call begins it anew.
+    fn prepare(&self, run: &mut Run, callback: Callback) -> Result<bool> {
+        let Run { engine, config, data, trainer, .. } = run;
+        let mut watch = Watch { object: self, callback, begun: Instant::now(), fault: None };
+        let mut policy = Stoppable { engine, cancel: &self.cancel, stopped: false };
+        let made = Trainer::new(config, data.clone(), &mut policy, &mut watch);
+        if let Some(fault) = watch.fault {
+            // The callback's stop was the consequence of its fault.
+            self.cancel.store(false, Ordering::Release);
+            return Err(fault);
+        }
+        if policy.stopped {
+            self.cancel.store(false, Ordering::Release);
+            return Ok(false);
+        }
+        *trainer = Some(made?);
+        Ok(true)
+    }
+
+    /// One step; the adapter follows before anyone is told.
+    fn step(&self, run: &mut Run) -> Result<StepReport> {
+        let Run { engine, trainer, done, config, .. } = run;
+        let internal = |what: &str| Error::new(Kind::Internal, what.to_owned());
+        let trainer = trainer.as_mut().ok_or_else(|| internal("a step without a trainer"))?;
+        let report = trainer.step(engine, *done)?;
+        *done += 1;
+        let lora = engine.deltas().pop().ok_or_else(|| internal("the engine lost its delta"))?.lora;
+        let mut factors = self.adapter.0.factors();
+        (factors.lora, factors.method) = (lora, config.method.name().to_owned());
+        Ok(report)
+    }
+
+    fn tell(&self, progress: llama_align_progress, callback: Callback) -> Result<()> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+        if !callback.tell(&progress)? {
+            self.cancel();
+        }
+        Ok(())
+    }
+}
+
+/// Passes the reference's progress on.
+struct Watch<'a> {
+    object: &'a TrainerObject,
+    callback: Callback,
+    begun: Instant,
+    fault: Option<Error>,
+}
+
+impl Observer for Watch<'_> {
+    fn on_reference(&mut self, done: usize, n_sequences: usize) {
+        let elapsed_ms = self.begun.elapsed().as_secs_f64() * 1e3;
+        let progress = llama_align_progress::reference(done, n_sequences, elapsed_ms);
+        if let Err(fault) = self.object.tell(progress, self.callback) {
+            self.fault.get_or_insert(fault);
+            self.object.cancel();
+        }
+    }
+
+    fn on_step(&mut self, _: &StepReport) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+/// A policy whose reference pass can be stopped between two batches.
+struct Stoppable<'a> {
+    engine: &'a mut Engine,
+    cancel: &'a AtomicBool,
+    stopped: bool,
+}
+
+impl Policy for Stoppable<'_> {
+    fn log_probs(&mut self, sequences: &[&Sequence]) -> Result<Vec<Vec<f32>>> {
+        if self.cancel.load(Ordering::Acquire) {
+            self.stopped = true;
+            return Err(Error::new(Kind::Busy, "stopped"));
+        }
+        self.engine.log_probs(sequences)
+    }
+
+    fn forward(&mut self, sequences: &[&Sequence]) -> Result<Vec<Vec<f32>>> {
+        self.engine.forward(sequences)
+    }
+
+    fn backward(&mut self, gradients: &[Vec<f32>]) -> Result<()> {
+        self.engine.backward(gradients)
+    }
+
+    fn lengths(&self) -> Vec<usize> {
+        Policy::lengths(self.engine)
+    }
+
+    fn tensor(&mut self, i: usize) -> (&mut [f32], &[f32]) {
+        self.engine.tensor(i)
+    }
+
+    fn gradient(&self, i: usize) -> &[f32] {
+        Policy::gradient(self.engine, i)
+    }
+
+    fn zero_gradients(&mut self) {
+        self.engine.zero_gradients();
+    }
+}

@@ -1,0 +1,99 @@
+//! Memory that arguments point to, and their valid values.
+
+use super::table::{Layout, Slot, Type, CHECK, DATASET, TRAINER};
+use super::world::{trainer_params, Texts, World, PAIRS};
+use llama_align::capi::*;
+use std::ffi::CString;
+
+/// The memory; it lives as long as this.
+#[derive(Default)]
+pub(super) struct Arena {
+    blocks: Vec<Vec<u64>>,
+    strings: Vec<CString>,
+    columns: Vec<Texts>,
+}
+
+/// Bytes of a block: more than any struct may say to have.
+const BLOCK_WORDS: usize = 1024;
+
+impl Arena {
+    /// A block whose first word is `struct_size`; the rest is `fill`.
+    pub(super) fn block(&mut self, struct_size: u32, fill: u8) -> usize {
+        self.blocks.push(vec![u64::from_ne_bytes([fill; 8]); BLOCK_WORDS]);
+        let at = self.blocks.last_mut().unwrap().as_mut_ptr();
+        // SAFETY: the block is larger than a u32.
+        unsafe { at.cast::<u32>().write(struct_size) };
+        at as usize
+    }
+
+    pub(super) fn string(&mut self, text: impl Into<Vec<u8>>) -> usize {
+        self.strings.push(CString::new(text).unwrap());
+        self.strings.last().unwrap().as_ptr() as usize
+    }
+
+    /// A copy of an argument's column, and a way to change it.
+    pub(super) fn column(&mut self, i: usize) -> &mut Texts {
+        self.columns.push(Texts::column(i));
+        self.columns.last_mut().unwrap()
+    }
+
+    /// A params struct with its defaults; a trainer's is for one thread.
+    pub(super) fn params(&mut self, layout: Layout) -> usize {
+        let at = self.block(0, 0);
+        // SAFETY: a block has room for every struct.
+        let status = unsafe {
+            match layout.bytes {
+                n if n == CHECK.bytes => llama_align_check_params_init(at as _, n as u32, std::ptr::null_mut()),
+                n if n == DATASET.bytes => llama_align_dataset_params_init(at as _, n as u32, std::ptr::null_mut()),
+                n if n == TRAINER.bytes => {
+                    (at as *mut llama_align_trainer_params).write(trainer_params());
+                    LLAMA_ALIGN_OK
+                }
+                // The adapter's and the evaluation's have the same size.
+                n if layout.singles.is_empty() => {
+                    llama_align_evaluate_params_init(at as _, n as u32, std::ptr::null_mut())
+                }
+                n => llama_align_adapter_params_init(at as _, n as u32, std::ptr::null_mut()),
+            }
+        };
+        assert_eq!(status, LLAMA_ALIGN_OK);
+        at
+    }
+
+    /// A valid value of an argument.
+    pub(super) fn valid(&mut self, slot: Slot, world: &World) -> usize {
+        match slot {
+            Slot::Handle(handle) | Slot::OptionalHandle(handle) => world.handle(handle),
+            Slot::OutHandle => self.block(1, 1),
+            Slot::Input(name) | Slot::Output(name) => self.string(world.file(name).to_str().unwrap()),
+            Slot::OptionalText(text) => self.string(text),
+            Slot::Params(layout) => self.params(layout),
+            Slot::Init(_) => self.block(0, 9),
+            Slot::InitSize(layout) => layout.bytes,
+            Slot::OutStruct(layout) | Slot::OptionalOutStruct(layout) => self.block(layout.bytes as u32, 9),
+            Slot::Texts(i) => self.column(i).pointers.as_ptr() as usize,
+            Slot::Labels => self.block(1, 1),
+            Slot::Rows => PAIRS.len(),
+            Slot::OutNumber => self.block(9, 9),
+            Slot::Buffer => {
+                self.blocks.push(vec![0; 1 << 18]);
+                self.blocks.last().unwrap().as_ptr() as usize
+            }
+            Slot::BufferBytes => 8 << 18,
+            Slot::Number(n) => n,
+            Slot::Any => 0,
+            Slot::Error => self.block(size_of::<llama_align_error>() as u32, 9),
+        }
+    }
+}
+
+impl World {
+    pub(super) fn handle(&self, handle: Type) -> usize {
+        match handle {
+            Type::Model => self.model as usize,
+            Type::Dataset => self.dataset as usize,
+            Type::Adapter => self.adapter as usize,
+            Type::Trainer => self.trainer as usize,
+        }
+    }
+}

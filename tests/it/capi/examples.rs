@@ -1,0 +1,145 @@
+//! `c_examples/`, compiled without a warning and run against the shared library; and what that library exports.
+
+use super::header::{committed, functions, has, root};
+use super::world::{World, PAIRS};
+use llama_align::gguf;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Builds the examples against the library of this build.
+struct Built {
+    world: World,
+    library: PathBuf,
+}
+
+/// The shared library that Cargo made for these tests. It is left in `deps`; what lies beside the program may be older.
+fn library() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_llama-align"));
+    let path = program.parent().unwrap().join("deps").join("libllama_align.so");
+    assert!(path.is_file(), "{}: no shared library was built", path.display());
+    path
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command on one core. The examples take as many threads as there are cores; ggml's spin while they wait for each
+/// other, and beside other tests that takes a hundred times longer than the work.
+fn on_one_core(command: &mut Command) -> &mut Command {
+    let pin = || {
+        // SAFETY: plain system calls on a set of our own, allowed between fork and exec.
+        let done = unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(libc::sched_getcpu().try_into().unwrap_or(0), &mut set);
+            libc::sched_setaffinity(0, size_of_val(&set), &set)
+        };
+        (done == 0).then_some(()).ok_or_else(std::io::Error::last_os_error)
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(pin) }
+}
+
+impl Built {
+    fn new() -> Self {
+        let (world, library) = (World::new(), library());
+        // Under the name that programs are linked by, and the one that they ask for.
+        for name in ["libllama_align.so", "libllama_align.so.0"] {
+            std::os::unix::fs::symlink(&library, world.file(name)).unwrap();
+        }
+        Self { world, library }
+    }
+
+    fn compile(&self, compiler: &str, standard: &str, source: &str) -> PathBuf {
+        let program = self.world.file(source.split('.').next().unwrap());
+        let mut command = Command::new(compiler);
+        command.args([&format!("-std={standard}"), "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic"]);
+        command.arg("-I").arg(root().join("include")).arg(root().join("c_examples").join(source));
+        command.arg("-L").arg(self.world.directory.path()).arg("-lllama_align").arg("-o").arg(&program);
+        let ran = command.output().unwrap();
+        assert!(ran.status.success() && ran.stderr.is_empty(), "{source}: {}", text(&ran.stderr));
+        program
+    }
+
+    fn run(&self, program: &Path, arguments: &[&str]) -> Output {
+        let directory = self.world.directory.path();
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(directory).env("LD_LIBRARY_PATH", directory);
+        on_one_core(&mut command).output().unwrap()
+    }
+
+    /// Runs a program that must end well; gives what it printed.
+    fn prints(&self, program: &Path, arguments: &[&str]) -> String {
+        let ran = self.run(program, arguments);
+        assert!(ran.status.success(), "{}: {}{}", program.display(), text(&ran.stdout), text(&ran.stderr));
+        text(&ran.stdout)
+    }
+
+    fn adapter(&self, name: &str, method: &str) {
+        let file = gguf::File::open(&self.world.file(name)).unwrap();
+        gguf::validate_adapter(&file).unwrap();
+        assert_eq!(file.get("llama_align.method").and_then(gguf::Value::as_str), Some(method));
+    }
+}
+
+#[test]
+fn every_example_compiles_without_a_warning_and_runs() {
+    let built = Built::new();
+    assert!(has("gcc") && has("g++"), "there is no compiler for the examples");
+    let inspect = built.compile("gcc", "c99", "01_inspect.c");
+    let said = built.prints(&inspect, &["model.gguf"]);
+    assert!(said.contains("llama: 2 blocks") && said.contains("differ from llama.cpp's by 0"), "{said}");
+    let refused = built.run(&inspect, &["missing.gguf"]);
+    assert!(
+        refused.status.code() == Some(1) && text(&refused.stderr).starts_with("missing: missing.gguf"),
+        "{refused:?}"
+    );
+
+    let sft = built.compile("gcc", "c11", "02_sft.c");
+    built.prints(&sft, &["model.gguf", "sft.gguf"]);
+    built.adapter("sft.gguf", "sft");
+
+    let dpo = built.compile("gcc", "c11", "03_dpo.c");
+    let said = built.prints(&dpo, &["model.gguf", "rows.jsonl", "dpo.gguf"]);
+    assert!(said.contains("reference 12/12") && said.contains("step 8/8"), "{said}");
+    assert!(said.contains(&format!("ok: 100% of {} pairs preferred", PAIRS.len())), "{said}");
+    built.adapter("dpo.gguf", "dpo");
+    let said = built.prints(&dpo, &["model.gguf", "rows.jsonl", "early.gguf", "-1"]);
+    assert!(said.contains("step 1/8") && !said.contains("step 2/8") && said.contains("cancelled: "), "{said}");
+
+    for standard in ["c++11", "c++20"] {
+        let raii = built.compile("g++", standard, "04_raii.cpp");
+        let said = built.prints(&raii, &["model.gguf", "kto.gguf"]);
+        assert!(said.contains("step 4 loss") && said.contains("2 rows"), "{said}");
+        built.adapter("kto.gguf", "kto");
+    }
+    let sources = fs::read_dir(root().join("c_examples")).unwrap().map(|e| e.unwrap().path());
+    let n = sources.filter(|p| p.extension().is_some_and(|e| e == "c" || e == "cpp")).count();
+    assert_eq!(n, 4, "an example is not tried");
+}
+
+#[test]
+fn only_the_interface_leaves_the_library() {
+    let built = Built::new();
+    let symbols = Command::new("nm").args(["-D", "--defined-only"]).arg(&built.library).output().unwrap();
+    assert!(symbols.status.success(), "{}", text(&symbols.stderr));
+    let symbols = text(&symbols.stdout);
+    let exported: BTreeSet<String> =
+        symbols.lines().filter_map(|line| line.split_whitespace().last().map(str::to_owned)).collect();
+    let declared: BTreeSet<String> = functions(&committed()).into_iter().collect();
+    assert_eq!(exported, declared);
+    let dynamic = Command::new("readelf").arg("-dW").arg(&built.library).output().unwrap();
+    let dynamic = text(&dynamic.stdout);
+    assert!(dynamic.contains("[libllama_align.so.0]") && dynamic.contains("NODELETE"), "{dynamic}");
+}
+
+#[test]
+fn the_readme_shows_what_is_compiled() {
+    let example = fs::read_to_string(root().join("c_examples/02_sft.c")).unwrap();
+    let snippet = example.split("/* [readme] */\n").nth(1).unwrap().split("/* [/readme] */").next().unwrap();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.contains(&format!("```c\n{snippet}```\n")), "README.md does not show c_examples/02_sft.c as it is");
+}

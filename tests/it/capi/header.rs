@@ -1,0 +1,154 @@
+//! `include/llama-align.h` is what the sources say, and every compiler takes it without a word.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The sources in the header's order.
+const SOURCES: [&str; 7] = ["status", "model", "dataset", "adapter", "progress", "trainer", "evaluate"];
+
+pub(super) fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn generated() -> String {
+    let folder = root().join("src/capi");
+    let config = cbindgen::Config::from_file(folder.join("cbindgen.toml")).unwrap();
+    let builder = cbindgen::Builder::new().with_config(config);
+    let builder = SOURCES.iter().fold(builder, |b, name| b.with_src(folder.join(format!("{name}.rs"))));
+    let mut text = Vec::new();
+    builder.generate().unwrap().write(&mut text);
+    String::from_utf8(text).unwrap()
+}
+
+pub(super) fn committed() -> String {
+    fs::read_to_string(root().join("include/llama-align.h")).unwrap()
+}
+
+/// Functions of a header, in its order.
+pub(super) fn functions(header: &str) -> Vec<String> {
+    let declarations = header.split("LLAMA_ALIGN_API").skip(1).filter_map(|rest| rest.split_once('('));
+    let name = |(head, _): (&str, &str)| {
+        head.split(|c: char| !(c.is_alphanumeric() || c == '_')).next_back().map(str::to_owned)
+    };
+    declarations.filter_map(name).filter(|name| name.starts_with("llama_align_")).collect()
+}
+
+#[test]
+fn the_committed_header_is_that_of_the_sources() {
+    let text = generated();
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(root().join("include/llama-align.h"), &text).unwrap();
+    }
+    assert!(text == committed(), "include/llama-align.h is outdated: UPDATE=1 cargo test --release --test it header");
+}
+
+#[test]
+fn every_exported_function_and_type_is_documented_with_its_rules() {
+    let header = committed();
+    // The comment that ends where the declaration begins.
+    let comment = |at: usize| {
+        let lines = header[..at].lines().rev().skip_while(|line| !line.starts_with("//"));
+        lines.take_while(|line| line.starts_with("//")).collect::<Vec<_>>().into_iter().rev().collect::<String>()
+    };
+    let declarations = header.match_indices("\nLLAMA_ALIGN_API").map(|(at, _)| comment(at + 1));
+    for (name, doc) in functions(&header).into_iter().zip(declarations) {
+        assert!(doc.contains("Since 0."), "{name} does not say since when");
+        let says_errors = doc.contains("Errors") || doc.contains("verything else as in");
+        let says_errors = says_errors || doc.contains("otherwise as") || doc.contains("Errors: as");
+        let infallible = name.ends_with("_free") || ["version", "abi", "status_name"].iter().any(|n| name.ends_with(n));
+        assert!(says_errors || infallible, "{name} does not say its errors");
+    }
+    for name in ["model", "dataset", "adapter", "trainer"] {
+        let at = header.find(&format!("typedef struct llama_align_{name} llama_align_{name};")).unwrap();
+        let doc = comment(at);
+        assert!(doc.contains("Lifetime:") && doc.contains("Threads:"), "{name}");
+    }
+    // Every exported function in the sources is in the header.
+    let exported: usize = SOURCES
+        .iter()
+        .map(|n| fs::read_to_string(root().join(format!("src/capi/{n}.rs"))).unwrap().matches("#[no_mangle]").count())
+        .sum();
+    assert_eq!(exported, functions(&header).len());
+}
+
+/// Sizes of all structs.
+fn sizes() -> Vec<(&'static str, usize)> {
+    macro_rules! sizes {
+        ($($name:ident),+) => { vec![$((stringify!($name), size_of::<llama_align::capi::$name>())),+] };
+    }
+    sizes!(
+        llama_align_error,
+        llama_align_model_info,
+        llama_align_check_params,
+        llama_align_check_report,
+        llama_align_dataset_params,
+        llama_align_dataset_info,
+        llama_align_adapter_params,
+        llama_align_trainer_params,
+        llama_align_progress,
+        llama_align_evaluate_params,
+        llama_align_evaluation
+    )
+}
+
+/// A compiler's structs have no padding and the sizes of ours, with 64-bit pointers and with 32-bit ones.
+#[test]
+fn structs_are_laid_out_alike_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sizes.c");
+    let header = committed();
+    let asserted: Vec<_> = sizes()
+        .iter()
+        .map(|(name, bytes)| format!("_Static_assert(sizeof({name}) == {bytes}, \"{name}\");\n"))
+        .collect();
+    assert_eq!(header.matches("uint32_t struct_size;").count(), asserted.len(), "a struct is left out");
+    fs::write(&file, format!("#include \"llama-align.h\"\n{}", asserted.concat())).unwrap();
+    for bits in ["-m64", "-m32"] {
+        let mut command = Command::new("gcc");
+        // Freestanding: the compiler's own headers suffice.
+        command.args([bits, "-ffreestanding", "-std=c11", "-fsyntax-only", "-Wpadded", "-Werror"]);
+        let ran = command.arg("-I").arg(root().join("include")).arg(&file).output().unwrap();
+        assert!(ran.status.success(), "{bits}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+}
+
+/// Compiles a file that includes both headers where the language allows it.
+fn compiles(compiler: &str, language: &str, standard: &str, dir: &Path) {
+    let (file, text) = match language {
+        "c" => ("probe.c", "#include \"llama-align.h\"\nint main(void) { return (int)llama_align_abi() - 1; }\n"),
+        _ => (
+            "probe.cpp",
+            "#include \"llama-align.hpp\"\nint main() { return static_cast<int>(llama_align_abi()) - 1; }\n",
+        ),
+    };
+    fs::write(dir.join(file), text).unwrap();
+    let mut command = Command::new(compiler);
+    command.args([&format!("-std={standard}"), "-x", language, "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]);
+    command.args(["-pedantic", "-Wconversion", "-Wshadow"]);
+    command.arg("-I").arg(root().join("include"));
+    let ran = command.arg(dir.join(file)).output().unwrap();
+    assert!(ran.status.success(), "{compiler} {standard}: {}", String::from_utf8_lossy(&ran.stderr));
+}
+
+pub(super) fn has(compiler: &str) -> bool {
+    Command::new(compiler).arg("--version").output().is_ok_and(|ran| ran.status.success())
+}
+
+#[test]
+fn compilers_take_the_headers_without_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut n = 0;
+    for (c, cpp) in [("gcc", "g++"), ("clang", "clang++")] {
+        if !(has(c) && has(cpp)) {
+            continue;
+        }
+        for (compiler, language, standards) in [(c, "c", ["c99", "c11"]), (cpp, "c++", ["c++11", "c++20"])] {
+            for standard in standards {
+                compiles(compiler, language, standard, dir.path());
+                n += 1;
+            }
+        }
+    }
+    assert!(n >= 4, "there is no C and C++ compiler to try the headers with");
+}

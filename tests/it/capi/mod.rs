@@ -1,0 +1,10 @@
+//! The C interface as a C program uses it: through its `extern "C"` functions, its header, its examples and its library.
+
+mod arena;
+mod behaviour;
+mod calls;
+mod examples;
+mod header;
+mod misuse;
+mod table;
+mod world;

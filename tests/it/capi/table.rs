@@ -1,0 +1,343 @@
+//! Every function with a status, and what each of its arguments is: the misuse matrix is made from this.
+
+use llama_align::capi::*;
+use std::mem::offset_of;
+
+/// Types of handles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    Model,
+    Dataset,
+    Adapter,
+    Trainer,
+}
+
+pub(super) const HANDLES: [Type; 4] = [Type::Model, Type::Dataset, Type::Adapter, Type::Trainer];
+
+/// What an argument is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Slot {
+    Handle(Type),
+    /// NULL has a meaning.
+    OptionalHandle(Type),
+    OutHandle,
+    /// A file of the world that is read.
+    Input(&'static str),
+    /// A file that is written.
+    Output(&'static str),
+    /// A string that may be NULL.
+    OptionalText(&'static str),
+    Params(Layout),
+    /// Where a params struct is initialised.
+    Init(Layout),
+    /// The size that goes with it.
+    InitSize(Layout),
+    OutStruct(Layout),
+    OptionalOutStruct(Layout),
+    /// A column of strings.
+    Texts(usize),
+    Labels,
+    Rows,
+    /// Where a number goes.
+    OutNumber,
+    Buffer,
+    BufferBytes,
+    /// Nothing can be wrong with it.
+    Number(usize),
+    /// The callback's argument.
+    Any,
+    Error,
+}
+
+/// A struct: its size, its fields of which few values are known, and its fields that may not be NaN.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub(super) bytes: usize,
+    pub(super) choices: &'static [usize],
+    pub(super) reals: &'static [usize],
+    pub(super) singles: &'static [usize],
+    /// Counts that may not be 0.
+    pub(super) counts: &'static [usize],
+}
+
+const fn plain<T>() -> Layout {
+    Layout { bytes: size_of::<T>(), choices: &[], reals: &[], singles: &[], counts: &[] }
+}
+
+pub(super) const CHECK: Layout =
+    Layout { choices: &[offset_of!(llama_align_check_params, precision)], ..plain::<llama_align_check_params>() };
+pub(super) const DATASET: Layout = Layout {
+    choices: &[
+        offset_of!(llama_align_dataset_params, method),
+        offset_of!(llama_align_dataset_params, max_length),
+        offset_of!(llama_align_dataset_params, flags),
+    ],
+    ..plain::<llama_align_dataset_params>()
+};
+const ADAPTER: Layout = Layout {
+    choices: &[offset_of!(llama_align_adapter_params, flags), offset_of!(llama_align_adapter_params, rank)],
+    singles: &[offset_of!(llama_align_adapter_params, alpha)],
+    counts: &[offset_of!(llama_align_adapter_params, rank)],
+    ..plain::<llama_align_adapter_params>()
+};
+pub(super) const TRAINER: Layout = Layout {
+    choices: &[
+        offset_of!(llama_align_trainer_params, method),
+        offset_of!(llama_align_trainer_params, schedule),
+        offset_of!(llama_align_trainer_params, precision),
+        offset_of!(llama_align_trainer_params, batch_size),
+        offset_of!(llama_align_trainer_params, grad_accum),
+        offset_of!(llama_align_trainer_params, micro_batch_tokens),
+    ],
+    reals: &[
+        offset_of!(llama_align_trainer_params, epochs),
+        offset_of!(llama_align_trainer_params, learning_rate),
+        offset_of!(llama_align_trainer_params, warmup_ratio),
+        offset_of!(llama_align_trainer_params, beta),
+        offset_of!(llama_align_trainer_params, desirable_weight),
+        offset_of!(llama_align_trainer_params, undesirable_weight),
+        offset_of!(llama_align_trainer_params, max_grad_norm),
+        offset_of!(llama_align_trainer_params, weight_decay),
+        offset_of!(llama_align_trainer_params, adam_beta1),
+        offset_of!(llama_align_trainer_params, adam_beta2),
+        offset_of!(llama_align_trainer_params, adam_epsilon),
+    ],
+    counts: &[
+        offset_of!(llama_align_trainer_params, method),
+        offset_of!(llama_align_trainer_params, batch_size),
+        offset_of!(llama_align_trainer_params, grad_accum),
+        offset_of!(llama_align_trainer_params, micro_batch_tokens),
+    ],
+    ..plain::<llama_align_trainer_params>()
+};
+const EVALUATE: Layout = Layout {
+    choices: &[
+        offset_of!(llama_align_evaluate_params, precision),
+        offset_of!(llama_align_evaluate_params, micro_batch_tokens),
+    ],
+    reals: &[offset_of!(llama_align_evaluate_params, beta)],
+    counts: &[offset_of!(llama_align_evaluate_params, micro_batch_tokens)],
+    ..plain::<llama_align_evaluate_params>()
+};
+const MODEL_INFO: Layout = plain::<llama_align_model_info>();
+const CHECK_REPORT: Layout = plain::<llama_align_check_report>();
+const DATASET_INFO: Layout = plain::<llama_align_dataset_info>();
+const PROGRESS: Layout = plain::<llama_align_progress>();
+const EVALUATION: Layout = plain::<llama_align_evaluation>();
+
+/// One function: its name, its arguments, and how it is called with them.
+pub(super) struct Function {
+    pub(super) name: &'static str,
+    pub(super) slots: Vec<Slot>,
+    pub(super) call: fn(&[usize]) -> i32,
+}
+
+macro_rules! function {
+    ($name:ident, [$($slot:expr),+ $(,)?], |$a:ident| $($argument:expr),+) => {
+        Function {
+            name: stringify!($name),
+            slots: vec![$($slot),+],
+            // SAFETY: the matrix passes valid pointers, and nothing but what the function promises to refuse.
+            call: |$a| unsafe { $name($($argument),+) },
+        }
+    };
+}
+
+pub(super) fn functions() -> Vec<Function> {
+    use Slot::*;
+    use Type as H;
+    vec![
+        function!(llama_align_model_open, [Input("model.gguf"), OutHandle, Error], |a| a[0] as _, a[1] as _, a[2] as _),
+        function!(
+            llama_align_model_describe,
+            [Handle(H::Model), OutStruct(MODEL_INFO), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_check_params_init,
+            [Init(CHECK), InitSize(CHECK), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_model_check,
+            [Handle(H::Model), Params(CHECK), OptionalOutStruct(CHECK_REPORT), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _
+        ),
+        function!(
+            llama_align_dataset_params_init,
+            [Init(DATASET), InitSize(DATASET), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_dataset_open,
+            [Handle(H::Model), Input("rows.jsonl"), Params(DATASET), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _
+        ),
+        function!(
+            llama_align_dataset_from_completions,
+            [Handle(H::Model), Texts(0), Texts(1), Rows, Params(DATASET), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3],
+            a[4] as _,
+            a[5] as _,
+            a[6] as _
+        ),
+        function!(
+            llama_align_dataset_from_labelled,
+            [Handle(H::Model), Texts(0), Texts(1), Labels, Rows, Params(DATASET), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4],
+            a[5] as _,
+            a[6] as _,
+            a[7] as _
+        ),
+        function!(
+            llama_align_dataset_from_pairs,
+            [Handle(H::Model), Texts(0), Texts(1), Texts(2), Rows, Params(DATASET), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4],
+            a[5] as _,
+            a[6] as _,
+            a[7] as _
+        ),
+        function!(
+            llama_align_dataset_count,
+            [Handle(H::Dataset), OutNumber, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_dataset_describe,
+            [Handle(H::Dataset), OutStruct(DATASET_INFO), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_adapter_params_init,
+            [Init(ADAPTER), InitSize(ADAPTER), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_adapter_new,
+            [Handle(H::Model), OptionalText("attn_q"), Params(ADAPTER), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _
+        ),
+        function!(
+            llama_align_adapter_load,
+            [Handle(H::Model), Input("adapter.gguf"), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _
+        ),
+        function!(
+            llama_align_adapter_save,
+            [Handle(H::Adapter), Output("saved.gguf"), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_adapter_to_memory,
+            [Handle(H::Adapter), Buffer, BufferBytes, OutNumber, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2],
+            a[3] as _,
+            a[4] as _
+        ),
+        function!(
+            llama_align_trainer_params_init,
+            [Init(TRAINER), InitSize(TRAINER), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_trainer_new,
+            [Handle(H::Adapter), Handle(H::Dataset), Params(TRAINER), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _
+        ),
+        function!(
+            llama_align_trainer_step,
+            [Handle(H::Trainer), OptionalOutStruct(PROGRESS), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_trainer_run_for,
+            [Handle(H::Trainer), Number(0), Any, Any, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            None,
+            a[3] as _,
+            a[4] as _
+        ),
+        function!(
+            llama_align_trainer_run,
+            [Handle(H::Trainer), Any, Any, Error],
+            |a| a[0] as _,
+            None,
+            a[2] as _,
+            a[3] as _
+        ),
+        function!(llama_align_trainer_cancel, [Handle(H::Trainer), Error], |a| a[0] as _, a[1] as _),
+        function!(
+            llama_align_trainer_report,
+            [Handle(H::Trainer), OutStruct(PROGRESS), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_evaluate_params_init,
+            [Init(EVALUATE), InitSize(EVALUATE), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_evaluate,
+            [Handle(H::Dataset), OptionalHandle(H::Adapter), Params(EVALUATE), OutStruct(EVALUATION), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _
+        ),
+    ]
+}
