@@ -240,8 +240,11 @@ pub(super) struct MergeArgs {
     #[arg(long, default_value = "keep")]
     pub(super) outtype: String,
     /// Cosine of wanted and realised change below which auto raises a tensor's type [default: 0.9]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "min_gain")]
     pub(super) min_cosine: Option<f64>,
+    /// Instead: share of the wanted change, noise aside, below which auto raises a tensor's type
+    #[arg(long)]
+    pub(super) min_gain: Option<f64>,
     /// Compute everything, print what each tensor will be, write nothing
     #[arg(long)]
     pub(super) dry_run: bool,

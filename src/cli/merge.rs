@@ -4,7 +4,7 @@ use super::args::MergeArgs;
 use super::{adapter_list, Printer};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::File;
-use crate::merge::{fold, merge, Fidelity, Method, Options, OutType, Report, TensorReport, MIN_COSINE};
+use crate::merge::{fold, merge, Bound, Fidelity, Method, Options, OutType, Report, TensorReport};
 use crate::runtime::Runtime;
 use serde_json::{json, Value};
 use std::path::{Path, PathBuf};
@@ -36,13 +36,17 @@ pub(super) fn run(args: &MergeArgs, printer: &mut Printer) -> Result<u8> {
 }
 
 fn outtype(args: &MergeArgs) -> Result<OutType> {
-    let bound = args.min_cosine.unwrap_or(MIN_COSINE);
+    let (name, value, bound) = match (args.min_cosine, args.min_gain) {
+        (Some(min), _) => ("min-cosine", Some(min), Bound::Cosine(min)),
+        (None, Some(min)) => ("min-gain", Some(min), Bound::Gain(min)),
+        (None, None) => ("min-cosine", None, Bound::default()),
+    };
     let out = OutType::from_name(&args.outtype, bound)?;
-    if !(0.0..=1.0).contains(&bound) {
-        return Err(Error::new(Kind::Argument, format!("--min-cosine {bound}: outside 0 to 1")));
+    if let Some(value) = value.filter(|value| !(0.0..=1.0).contains(value)) {
+        return Err(Error::new(Kind::Argument, format!("--{name} {value}: outside 0 to 1")));
     }
-    if args.min_cosine.is_some() && out.min_cosine().is_none() {
-        return Err(Error::new(Kind::Argument, "--min-cosine is for --outtype auto"));
+    if value.is_some() && out.bound().is_none() {
+        return Err(Error::new(Kind::Argument, format!("--{name} is for --outtype auto")));
     }
     Ok(out)
 }
@@ -153,14 +157,14 @@ fn print(report: &Report, args: &MergeArgs, options: &Options, printer: &mut Pri
     printer.data(&format!(
         "tensors: {copied} copied, {kept} combined in their own type, {raised} raised, {changed} in another type"
     ));
-    let bound = options.out.min_cosine().unwrap_or(MIN_COSINE);
+    let bound = options.out.bound().unwrap_or_default();
     match report.below(bound) {
         0 => {}
-        n if options.out.min_cosine().is_some() => {
-            printer.data(&format!("{n} tensors stay below a cosine of {bound} in the largest type allowed"));
+        n if options.out.bound().is_some() => {
+            printer.data(&format!("{n} tensors stay below {bound} in the largest type allowed"));
         }
         n => printer
-            .data(&format!("{n} tensors realise their change with a cosine below {bound}; --outtype auto raises them")),
+            .data(&format!("{n} tensors realise their change with less than {bound}; --outtype auto raises them")),
     }
     let template =
         if report.has_template { "tokenizer and chat template" } else { "tokenizer (it has no chat template)" };

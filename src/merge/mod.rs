@@ -20,7 +20,7 @@ mod select;
 pub use combine::{add_update, dare, magnitude, slerp_coefficients, ties, weighted_sum, Dare, Draws};
 pub use fidelity::Fidelity;
 pub use method::Method;
-pub use outtype::{OutType, MIN_COSINE};
+pub use outtype::{Bound, OutType};
 pub use report::{Report, TensorReport};
 
 use crate::adapter::{import, Lora};

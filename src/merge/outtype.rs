@@ -1,35 +1,65 @@
 //! Which type a tensor is stored in.
 
+use super::Fidelity;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::Entry;
 use crate::runtime::Runtime;
 use quant::Type;
+use std::fmt;
 
 /// Which types the output's tensors get.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum OutType {
     /// Each tensor's type in the first model.
     Keep,
-    /// As `Keep`, but a tensor whose wanted and realised change have a cosine below this is stored as Q8_0, and if that is
-    /// not enough as F16.
-    Auto {
-        /// The bound.
-        min_cosine: f64,
-    },
+    /// As `Keep`, but a tensor whose change does not survive well enough is stored as Q8_0, and if that is not enough as F16.
+    Auto(Bound),
     /// This type for every matrix; Q8_0 or F16 where rows are no whole number of its blocks.
     Named(Type),
 }
 
-/// The bound of `auto` where nothing else is asked for.
-pub const MIN_COSINE: f64 = 0.9;
+/// How well a tensor's change has to survive.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// At least this cosine of wanted and realised change: all of it, and little noise.
+    Cosine(f64),
+    /// At least this share of the change, along its own direction, however much noise comes with it.
+    Gain(f64),
+}
+
+impl Default for Bound {
+    fn default() -> Self {
+        Self::Cosine(0.9)
+    }
+}
+
+impl Bound {
+    /// True if the change survived well enough, or none was wanted.
+    pub fn holds(self, fidelity: &Fidelity) -> bool {
+        let (found, min) = match self {
+            Self::Cosine(min) => (fidelity.cosine(), min),
+            Self::Gain(min) => (fidelity.gain(), min),
+        };
+        found.is_none_or(|found| found >= min)
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cosine(min) => write!(f, "a cosine of {min}"),
+            Self::Gain(min) => write!(f, "a gain of {min}"),
+        }
+    }
+}
 
 impl OutType {
     /// `keep`, `auto`, or the name of a type that ggml can encode, in any case.
-    pub fn from_name(name: &str, min_cosine: f64) -> Result<Self> {
+    pub fn from_name(name: &str, bound: Bound) -> Result<Self> {
         let refuse = |what: &str| Err(Error::new(Kind::Argument, format!("--outtype {name}: {what}")));
         match name.to_ascii_lowercase().as_str() {
             "keep" => Ok(Self::Keep),
-            "auto" => Ok(Self::Auto { min_cosine }),
+            "auto" => Ok(Self::Auto(bound)),
             lower => match Type::ALL.iter().find(|ty| ty.name().eq_ignore_ascii_case(lower)) {
                 Some(&ty) if Runtime::can_quantize(ty) => Ok(Self::Named(ty)),
                 Some(_) => refuse("ggml does not encode it without an importance matrix, or no weights are of it"),
@@ -41,9 +71,9 @@ impl OutType {
     }
 
     /// The bound below which a tensor's type is raised.
-    pub fn min_cosine(self) -> Option<f64> {
+    pub fn bound(self) -> Option<Bound> {
         match self {
-            Self::Auto { min_cosine } => Some(min_cosine),
+            Self::Auto(bound) => Some(bound),
             _ => None,
         }
     }
@@ -53,7 +83,7 @@ impl OutType {
         let own = Runtime::can_quantize(entry.ty).then_some(entry.ty);
         let rungs = match self {
             Self::Keep => own.into_iter().collect(),
-            Self::Auto { .. } => {
+            Self::Auto(_) => {
                 let larger = |ty: &Type| entry.bytes_as(*ty).is_some_and(|bytes| bytes > entry.bytes());
                 own.into_iter().chain([Type::Q8_0, Type::F16].into_iter().filter(larger)).collect()
             }
@@ -147,9 +177,9 @@ mod tests {
 
     #[test]
     fn names_of_types_are_understood_in_any_case() {
-        let of = |name: &str| OutType::from_name(name, 0.9);
+        let of = |name: &str| OutType::from_name(name, Bound::default());
         assert_eq!(of("keep").unwrap(), OutType::Keep);
-        assert_eq!(of("AUTO").unwrap(), OutType::Auto { min_cosine: 0.9 });
+        assert_eq!(of("AUTO").unwrap(), OutType::Auto(Bound::Cosine(0.9)));
         assert_eq!(of("q4_k").unwrap(), OutType::Named(Type::Q4_K));
         assert_eq!(of("BF16").unwrap(), OutType::Named(Type::BF16));
         for bad in ["", "q9", "iq2_xxs", "i32", "q8_1"] {
@@ -159,7 +189,7 @@ mod tests {
 
     #[test]
     fn rungs_lead_from_the_own_type_upwards() {
-        let auto = OutType::Auto { min_cosine: 0.9 };
+        let auto = OutType::Auto(Bound::Cosine(0.9));
         let rungs =
             |out: OutType, ty: Type, ne: &[u64]| out.rungs(&entry("blk.0.attn_q.weight", ty, ne), false).unwrap();
         assert_eq!(rungs(auto, Type::Q4_1, &[64, 2]), [Type::Q4_1, Type::Q8_0, Type::F16]);

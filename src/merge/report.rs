@@ -1,6 +1,6 @@
 //! What a merge did, tensor by tensor.
 
-use super::Fidelity;
+use super::{Bound, Fidelity};
 use quant::Type;
 
 /// What became of one tensor.
@@ -55,9 +55,9 @@ impl Report {
         self.tensors.iter().filter(|t| t.raised).count()
     }
 
-    /// Tensors whose change has a cosine below the bound as they are stored.
-    pub fn below(&self, min_cosine: f64) -> usize {
-        self.tensors.iter().filter(|t| t.cosine().is_some_and(|c| c < min_cosine)).count()
+    /// Tensors whose change, as they are stored, is below the bound.
+    pub fn below(&self, bound: Bound) -> usize {
+        self.tensors.iter().filter(|t| t.fidelity.is_some_and(|f| !bound.holds(&f))).count()
     }
 
     /// The `n` tensors whose change survived least, worst first.

@@ -145,14 +145,14 @@ impl Run<'_> {
                 stream.begin(index, ty)?;
             }
             last = (ty, store(&pass, &blend, ty, stream)?);
-            let enough = self.options.out.min_cosine().is_none_or(|min| last.1.cosine().is_none_or(|c| c >= min));
+            let enough = self.options.out.bound().is_none_or(|bound| bound.holds(&last.1));
             if enough {
                 break;
             }
         }
         let (to, fidelity) = last;
         // A type that had to be raised because ggml does not encode the own one counts as well.
-        let raised = self.options.out.min_cosine().is_some() && to != from;
+        let raised = self.options.out.bound().is_some() && to != from;
         Ok(TensorReport { name, from, to, copied: false, raised, fidelity: Some(fidelity) })
     }
 }

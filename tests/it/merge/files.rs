@@ -5,7 +5,7 @@ use crate::models::runtime;
 use crate::random::Random;
 use llama_align::error::Kind;
 use llama_align::gguf::{validate_model, Array, File, Value};
-use llama_align::merge::{Method, OutType};
+use llama_align::merge::{Bound, Method, OutType};
 use llama_align::runtime::{Context, Model, Runtime};
 use quant::Type;
 
@@ -121,7 +121,7 @@ fn types_that_need_an_importance_matrix_are_copied_or_raised_but_never_guessed()
         let error = bench.merge(&names, None, &linear(&[1.0, 1.0]), &keep(), "out.gguf").unwrap_err();
         assert!(error.kind() == Kind::Unsupported && error.to_string().contains(WEIGHT), "{error}");
         assert_eq!(bench.files(), names);
-        let auto = options(OutType::Auto { min_cosine: 0.9 });
+        let auto = options(OutType::Auto(Bound::Cosine(0.9)));
         let report = bench.merge(&names, None, &linear(&[1.0, 1.0]), &auto, "out.gguf").unwrap();
         assert_eq!((report.raised(), report.tensors[1].to), (1, Type::Q8_0));
         std::fs::remove_file(bench.path("out.gguf")).unwrap();

@@ -9,7 +9,7 @@ use llama_align::data::Sequence;
 use llama_align::engine::{Delta, Engine};
 use llama_align::error::Result;
 use llama_align::gguf::{base_hash, File};
-use llama_align::merge::{fold, OutType, Report};
+use llama_align::merge::{fold, Bound, OutType, Report};
 use llama_align::runtime::{Adapter, Context, Model};
 use llama_align::trace::trace;
 use quant::Type;
@@ -223,8 +223,8 @@ fn auto_raises_what_would_lose_its_change_and_nothing_else() {
     // A change of half a step at most is lost in four bits; one of many steps is not.
     bench.adapter("base.gguf", "small.gguf", 4, 8.0, 1e-3);
     bench.adapter("base.gguf", "large.gguf", 4, 8.0, 1.0);
-    let bound = 0.9;
-    let auto = OutType::Auto { min_cosine: bound };
+    let bound = Bound::Cosine(0.9);
+    let auto = OutType::Auto(bound);
     let small = bench.fold("base.gguf", &[("small.gguf", 1.0)], auto, "small-out.gguf").unwrap();
     let kept = bench.fold("base.gguf", &[("small.gguf", 1.0)], OutType::Keep, "small-kept.gguf").unwrap();
     let touched = |r: &Report| r.tensors.iter().filter(|t| !t.copied).count();
@@ -239,9 +239,14 @@ fn auto_raises_what_would_lose_its_change_and_nothing_else() {
     assert!(worst.len() == 10 && worst.windows(2).all(|w| w[0].cosine() <= w[1].cosine()));
     // The bound is what decides.
     let never =
-        bench.fold("base.gguf", &[("small.gguf", 1.0)], OutType::Auto { min_cosine: 0.0 }, "never.gguf").unwrap();
+        bench.fold("base.gguf", &[("small.gguf", 1.0)], OutType::Auto(Bound::Cosine(0.0)), "never.gguf").unwrap();
     assert_eq!(never.raised(), 0);
     Model::open(&runtime(), &bench.path("small-out.gguf")).unwrap();
+    // Eight bits hold a small change and add noise: that is enough for a bound on the gain, not for one on the cosine.
+    let gain = Bound::Gain(0.9);
+    let report = bench.fold("base.gguf", &[("small.gguf", 1.0)], OutType::Auto(gain), "gain.gguf").unwrap();
+    let types = |ty: Type| report.tensors.iter().filter(|t| !t.copied && t.to == ty).count();
+    assert!(types(Type::Q8_0) > 0 && report.below(gain) == 0 && report.raised() == 14, "{:?}", report.overall());
 }
 
 #[test]
