@@ -33,6 +33,7 @@ pub mod loss;
 pub mod optim;
 
 pub mod adapter;
+pub mod merge;
 pub mod train;
 
 pub mod bench;

@@ -25,6 +25,8 @@ pub(super) enum Command {
     Eval(EvalArgs),
     /// Answer prompts through llama.cpp's own decode and samplers
     Generate(GenerateArgs),
+    /// Make one model of several, or fold adapters into a model
+    Merge(MergeArgs),
     /// Describe a GGUF model, an adapter or a run directory
     Inspect(InspectArgs),
     /// Measure how fast a model trains on this machine
@@ -212,6 +214,63 @@ pub(super) struct GenerateArgs {
     #[arg(long)]
     pub(super) no_template: bool,
     /// JSON lines on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) threads: Threads,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MergeArgs {
+    /// Model in GGUF; several to merge, one to fold adapters into. Keys, tokenizer and template are the first one's
+    #[arg(short = 'm', long, required = true)]
+    pub(super) model: Vec<PathBuf>,
+    /// Adapter to fold in; may be given several times
+    #[arg(long)]
+    pub(super) lora: Vec<PathBuf>,
+    /// Adapter to fold in with its scale, FILE:SCALE
+    #[arg(long)]
+    pub(super) lora_scaled: Vec<String>,
+    /// linear, slerp, task_arithmetic, ties or dare_linear [default: linear]
+    #[arg(long)]
+    pub(super) method: Option<String>,
+    /// A model's weight, in the models' order; linear divides them by their sum [default: 1 each]
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) weight: Vec<f64>,
+    /// Model that changes are counted from (task_arithmetic, ties, dare_linear)
+    #[arg(long)]
+    pub(super) base: Option<PathBuf>,
+    /// Way from the first model to the second, 0 to 1 (slerp)
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) slerp_t: Option<f64>,
+    /// Share of changes that is kept: the largest (ties), or drawn (dare_linear)
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) density: Option<f64>,
+    /// Factor of the merged change (task_arithmetic, ties, dare_linear) [default: 1]
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) lambda: Option<f64>,
+    /// Seed of what is drawn (dare_linear) [default: 0]
+    #[arg(short = 's', long)]
+    pub(super) seed: Option<u64>,
+    /// File to make
+    #[arg(short = 'o', long, required_unless_present = "dry_run")]
+    pub(super) output: Option<PathBuf>,
+    /// keep, auto, or a type for every matrix that changes: F32, F16, BF16, Q8_0, Q4_K, …
+    #[arg(long, default_value = "keep")]
+    pub(super) outtype: String,
+    /// Cosine of wanted and realised change below which auto raises a tensor's type [default: 0.9]
+    #[arg(long, conflicts_with = "min_gain")]
+    pub(super) min_cosine: Option<f64>,
+    /// Instead: share of the wanted change, noise aside, below which auto raises a tensor's type
+    #[arg(long)]
+    pub(super) min_gain: Option<f64>,
+    /// Compute everything, print what each tensor will be, write nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Replace an existing file
+    #[arg(long)]
+    pub(super) overwrite: bool,
+    /// One line of JSON on stdout
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]

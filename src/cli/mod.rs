@@ -9,6 +9,7 @@ mod dataset;
 mod eval;
 mod generate;
 mod inspect;
+mod merge;
 mod output;
 mod train;
 mod watch;
@@ -34,6 +35,7 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
         Command::Train(args) => train::run(*args, &mut printer),
         Command::Eval(args) => eval::run(&args, &mut printer),
         Command::Generate(args) => generate::run(&args, &mut printer),
+        Command::Merge(args) => merge::run(&args, &mut printer),
         Command::Inspect(args) => inspect::run(&args, &mut printer),
         Command::Bench(args) => bench::run(&args, &mut printer),
     };

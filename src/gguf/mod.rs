@@ -6,16 +6,21 @@
 
 mod adapter;
 mod cursor;
+mod draft;
+mod header;
 mod hparams;
 mod model;
 mod reader;
+mod stream;
 mod tokenizer;
 mod value;
 mod writer;
 
 pub(crate) use adapter::BASE_HASH;
 pub use adapter::{check_fits, validate_adapter, AdapterInfo, Pair};
+pub use header::{Entry, Header};
 pub use model::{base_hash, validate_model};
 pub use reader::{File, TensorInfo};
+pub use stream::Stream;
 pub use value::{Array, Value};
 pub use writer::{write_atomically, Writer};

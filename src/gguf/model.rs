@@ -50,6 +50,7 @@ pub fn base_hash(file: &File) -> String {
             hasher.update(&n.to_le_bytes());
         });
         hasher.update(file.data(tensor));
+        file.release(tensor);
     }
     hasher.finalize().to_hex().to_string()
 }

@@ -141,6 +141,21 @@ impl File {
         self.all().get(tensor.offset as usize..(tensor.offset + tensor.bytes) as usize).unwrap_or(&[])
     }
 
+    /// Gives a tensor's pages back to the system: whoever goes through a large file once does not fill the memory with it.
+    pub fn release(&self, tensor: &TensorInfo) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.bytes {
+            // SAFETY: the map is of a file and read-only, so pages that are dropped are read again when they are needed; the
+            // range was validated against the map's length. Advice that is refused changes nothing.
+            let _ = unsafe {
+                let (from, n) = (tensor.offset as usize, tensor.bytes as usize);
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, n)
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = tensor;
+    }
+
     /// The whole file.
     pub fn all(&self) -> &[u8] {
         match &self.bytes {

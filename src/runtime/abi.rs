@@ -145,8 +145,6 @@ table! {
     type_name: fn(ty: c_int) -> *const c_char,
     /// `to_float` of the type's traits, NULL where there is none.
     to_float: fn(ty: c_int) -> Option<ToFloat>,
-    /// `ggml_quantize_chunk` without an importance matrix.
-    quantize: fn(ty: c_int, src: *const f32, dst: *mut c_void, n_rows: i64, n_per_row: i64) -> usize,
     /// `ggml_init` with `no_alloc`.
     ctx_new: fn(bytes: usize) -> *mut GgmlContext,
     /// `ggml_free`
@@ -246,6 +244,8 @@ table! {
     /// Copies the last error lines that ggml or llama.cpp logged into `buf`; returns the bytes written.
     last_log: fn(buf: *mut c_char, bytes: usize) -> usize;
 
+    /// `ggml_quantize_chunk` without an importance matrix.
+    quantize: fn(ty: c_int, src: *const f32, dst: *mut c_void, n_rows: i64, n_per_row: i64) -> usize,
     /// Loads a model mapped, on the CPU, without extra buffer types.
     model_load: fn(path: *const c_char) -> *mut LlamaModel,
     /// `llama_tokenize`

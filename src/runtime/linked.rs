@@ -43,11 +43,6 @@ unsafe extern "C" fn to_float(ty: c_int) -> Option<ToFloat> {
     unsafe { (*sys::ggml_get_type_traits(ty as sys::ggml_type)).to_float }
 }
 
-unsafe extern "C" fn quantize(ty: c_int, src: *const f32, dst: *mut c_void, n_rows: i64, n_per_row: i64) -> usize {
-    // SAFETY: forwarded; the caller checked sizes.
-    unsafe { sys::ggml_quantize_chunk(ty as sys::ggml_type, src, dst, 0, n_rows, n_per_row, std::ptr::null()) }
-}
-
 unsafe extern "C" fn ctx_new(bytes: usize) -> *mut GgmlContext {
     let params = sys::ggml_init_params { mem_size: bytes, mem_buffer: std::ptr::null_mut(), no_alloc: true };
     // SAFETY: plain call.
@@ -116,6 +111,20 @@ macro_rules! unwinding {
     ($f:ident: fn($($arg:ty),*) -> $ret:ty) => {
         std::mem::transmute::<unsafe extern "C" fn($($arg),*) -> $ret, unsafe extern "C-unwind" fn($($arg),*) -> $ret>(sys::$f)
     };
+}
+
+unsafe extern "C-unwind" fn quantize(
+    ty: c_int,
+    src: *const f32,
+    dst: *mut c_void,
+    n_rows: i64,
+    n_per_row: i64,
+) -> usize {
+    // SAFETY: forwarded; the caller checked type and sizes.
+    unsafe {
+        let chunk = unwinding!(ggml_quantize_chunk: fn(sys::ggml_type, *const f32, *mut c_void, i64, i64, i64, *const f32) -> usize);
+        chunk(ty as sys::ggml_type, src, dst, 0, n_rows, n_per_row, std::ptr::null())
+    }
 }
 
 unsafe extern "C-unwind" fn model_load(path: *const c_char) -> *mut LlamaModel {

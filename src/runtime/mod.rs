@@ -73,25 +73,68 @@ impl Runtime {
         unsafe { (self.table.to_float)(ty.id() as i32) }
     }
 
-    /// Quantises `n_rows` rows of `n_per_row` values with ggml's own encoder.
+    /// Decodes whole rows to F32 with ggml's own decoder.
+    ///
+    /// # Errors
+    /// If the bytes do not hold that many values of the type, or ggml has no decoder of it.
+    pub fn dequantize(&self, ty: quant::Type, bytes: &[u8], values: &mut [f32]) -> Result<()> {
+        if ty.row_bytes(values.len() as u64) != Some(bytes.len() as u64) {
+            let message = format!("{} bytes do not hold {} values of {}", bytes.len(), values.len(), ty.name());
+            return Err(Error::new(Kind::Argument, message));
+        }
+        if ty == quant::Type::F32 {
+            for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(4)) {
+                *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            }
+            return Ok(());
+        }
+        let Some(decode) = self.to_float(ty) else {
+            return Err(Error::new(Kind::Unsupported, format!("ggml has no decoder of {}", ty.name())));
+        };
+        // Blocks hold numbers of 16 bits; in a file they lie where those may lie.
+        let copy: Vec<u8>;
+        let bytes = if (bytes.as_ptr() as usize).is_multiple_of(2) {
+            bytes
+        } else {
+            copy = bytes.to_vec();
+            &copy
+        };
+        // SAFETY: the bytes hold as many values as there is room for, checked above.
+        unsafe { decode(bytes.as_ptr().cast(), values.as_mut_ptr(), values.len() as i64) };
+        Ok(())
+    }
+
+    /// True for types that ggml encodes without an importance matrix.
+    pub fn can_quantize(ty: quant::Type) -> bool {
+        use quant::Type::*;
+        !matches!(ty, IQ2_XXS | IQ2_XS | IQ1_S | Q8_1 | Q8_K | I8 | I16 | I32 | I64 | F64)
+    }
+
+    /// Quantises rows of `n_per_row` values with ggml's own encoder.
+    ///
+    /// # Errors
+    /// If the values are no whole rows of whole blocks or not all finite, or ggml does not encode the type.
     pub fn quantize(&self, ty: quant::Type, values: &[f32], n_per_row: usize) -> Result<Vec<u8>> {
         let row = ty.row_bytes(n_per_row as u64).filter(|_| n_per_row > 0 && values.len().is_multiple_of(n_per_row));
         let Some(row) = row else {
             let message = format!("{} values in rows of {n_per_row} cannot be stored as {}", values.len(), ty.name());
             return Err(Error::new(Kind::Argument, message));
         };
+        if !Self::can_quantize(ty) {
+            let message = format!("ggml does not encode {} without an importance matrix", ty.name());
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        // The encoders of the code-book types fail an assertion on what is no number.
+        if let Some(bad) = values.iter().position(|v| !v.is_finite()) {
+            return Err(Error::new(Kind::Numeric, format!("value {bad} is {}", values[bad])));
+        }
         let n_rows = values.len() / n_per_row;
         let mut out = vec![0u8; row as usize * n_rows];
         // SAFETY: `out` has room for `n_rows` rows, checked above.
-        let written = unsafe {
-            (self.table.quantize)(
-                ty.id() as i32,
-                values.as_ptr(),
-                out.as_mut_ptr().cast(),
-                n_rows as i64,
-                n_per_row as i64,
-            )
-        };
+        let written = guard::guarded(|| unsafe {
+            let (src, dst) = (values.as_ptr(), out.as_mut_ptr().cast());
+            (self.table.quantize)(ty.id() as i32, src, dst, n_rows as i64, n_per_row as i64)
+        })?;
         if written == out.len() {
             Ok(out)
         } else {

@@ -10,6 +10,7 @@ mod gradients;
 mod graph;
 mod hostile;
 mod logits;
+mod merge;
 mod models;
 mod oracle;
 mod random;

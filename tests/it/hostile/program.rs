@@ -87,11 +87,12 @@ pub(super) fn files(dir: &Path) -> BTreeSet<String> {
 }
 
 /// The commands that read a model, as they are given to a file called `bad.gguf`.
-const READERS: [&[&str]; 4] = [
+const READERS: [&[&str]; 5] = [
     &["check", "-m", "bad.gguf"],
     &["train", "-m", "bad.gguf", "-d", "rows.jsonl", "-o", "run"],
     &["eval", "-m", "bad.gguf", "-d", "rows.jsonl"],
     &["generate", "-m", "bad.gguf", "-p", "hi"],
+    &["merge", "-m", "bad.gguf", "-m", "bad.gguf", "-o", "out.gguf"],
 ];
 
 #[test]
@@ -197,10 +198,11 @@ fn bad_adapters_are_refused_by_every_command() {
     std::fs::write(dir.path().join("rows.jsonl"), super::rows::PAIR).unwrap();
     let base = Image::of(adapters::BASE);
     std::fs::write(dir.path().join("base.gguf"), &base.bytes).unwrap();
-    let commands: [&[&str]; 3] = [
+    let commands: [&[&str]; 4] = [
         &["eval", "-m", "base.gguf", "-d", "rows.jsonl", "--lora", "bad.gguf"],
         &["generate", "-m", "base.gguf", "-p", "hi", "-n", "1", "--lora", "bad.gguf"],
         &["generate", "-m", "base.gguf", "-p", "hi", "-n", "1", "--lora-scaled", "bad.gguf:0.5"],
+        &["merge", "-m", "base.gguf", "--lora", "bad.gguf", "-o", "out.gguf"],
     ];
     for (i, case) in adapters::cases(&base).iter().enumerate() {
         std::fs::write(dir.path().join("bad.gguf"), &case.bytes).unwrap();

@@ -1,0 +1,190 @@
+//! Writing a GGUF file that is larger than memory: tensors one after another, piece by piece.
+
+use super::draft::Draft;
+use super::{File, Header, Value};
+use crate::error::{Error, Kind, Result};
+use quant::Type;
+use std::path::Path;
+
+/// A file in the making whose keys, names and shapes are fixed. A tensor's type may still change when its turn comes, and it
+/// may be begun anew: types and offsets have a fixed size, so the header is written once more at the end.
+#[derive(Debug)]
+pub struct Stream {
+    draft: Draft,
+    header: Header,
+    /// Length of the header.
+    start: u64,
+    /// Where each tensor begun so far begins.
+    begins: Vec<u64>,
+}
+
+impl Stream {
+    /// Begins a file beside `path`, where it will appear when it is complete.
+    pub fn create(path: &Path, header: Header) -> Result<Self> {
+        let mut draft = Draft::beside(path)?;
+        let bytes = header.to_bytes();
+        draft.write(&bytes)?;
+        Ok(Self { draft, header, start: bytes.len() as u64, begins: Vec::new() })
+    }
+
+    /// Begins a tensor, the next of the header's or the current one once more, as this type.
+    pub fn begin(&mut self, index: usize, ty: Type) -> Result<()> {
+        let entry = self.header.tensors().get(index).ok_or_else(|| self.fault("more tensors than the header has"))?;
+        if entry.bytes_as(ty).is_none() {
+            return Err(self.fault(&format!("tensor {} of shape {:?} cannot be {}", entry.name, entry.ne, ty.name())));
+        }
+        if index + 1 == self.begins.len() {
+            self.draft.seek(self.begins[index])?;
+        } else if index == self.begins.len() {
+            self.end()?;
+            self.begins.push(self.draft.at());
+        } else {
+            return Err(self.fault("tensors are written in the header's order"));
+        }
+        self.header.retype(index, ty);
+        Ok(())
+    }
+
+    /// The next bytes of the current tensor.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let room = self.left();
+        if bytes.len() as u64 > room {
+            return Err(self.fault(&format!("{} bytes where the tensor has room for {room}", bytes.len())));
+        }
+        self.draft.write(bytes)
+    }
+
+    /// Bytes that the current tensor lacks.
+    fn left(&self) -> u64 {
+        match self.begins.last() {
+            Some(begin) => {
+                (begin + self.header.tensors()[self.begins.len() - 1].bytes()).saturating_sub(self.draft.at())
+            }
+            None => 0,
+        }
+    }
+
+    /// Ends the current tensor, padded as the format wants it.
+    fn end(&mut self) -> Result<()> {
+        if self.left() > 0 {
+            return Err(self.fault(&format!("a tensor lacks {} bytes", self.left())));
+        }
+        let padding = self.draft.at().next_multiple_of(self.header.alignment()) - self.draft.at();
+        self.draft.write(&vec![0; padding as usize])
+    }
+
+    /// Sets a key to another value of the same size.
+    pub fn set(&mut self, key: &str, value: Value) {
+        self.header.set(key, value);
+    }
+
+    /// Completes the file, has it checked, and lets it appear under its name. Returns its length in bytes.
+    pub fn finish(mut self, overwrite: bool, check: impl FnOnce(&File) -> Result<()>) -> Result<u64> {
+        self.end()?;
+        if self.begins.len() != self.header.tensors().len() {
+            return Err(self.fault("not every tensor was written"));
+        }
+        self.draft.truncate()?;
+        let (bytes, header) = (self.draft.at(), self.header.to_bytes());
+        if header.len() as u64 != self.start {
+            return Err(self.fault("a key changed its size"));
+        }
+        self.draft.seek(0)?;
+        self.draft.write(&header)?;
+        let written = File::open(self.draft.here())?;
+        let same = |(found, wanted): (&super::TensorInfo, &super::Entry)| {
+            found.name == wanted.name && found.ty == wanted.ty && found.bytes == wanted.bytes()
+        };
+        let tensors = self.header.tensors();
+        if written.tensors().len() != tensors.len() || !written.tensors().iter().zip(tensors).all(same) {
+            return Err(self.fault("the file reads back differently"));
+        }
+        check(&written)?;
+        drop(written);
+        self.draft.publish(overwrite)?;
+        Ok(bytes)
+    }
+
+    fn fault(&self, what: &str) -> Error {
+        Error::new(Kind::Internal, format!("{}: {what}", self.draft.path().display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Entry, Writer};
+    use super::*;
+
+    fn header() -> Header {
+        let mut header = Header::new();
+        header.set("general.alignment", Value::U32(64));
+        header.set("general.file_type", Value::U32(0));
+        header.push(Entry::new("a", Type::F32, &[3]).unwrap()).unwrap();
+        header.push(Entry::new("b", Type::F32, &[32, 2]).unwrap()).unwrap();
+        header
+    }
+
+    #[test]
+    fn pieces_and_a_changed_mind_give_the_bytes_of_the_writer_in_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.gguf");
+        let mut stream = Stream::create(&path, header()).unwrap();
+        stream.begin(0, Type::F32).unwrap();
+        stream.write(&[1; 5]).unwrap();
+        stream.write(&[1; 7]).unwrap();
+        stream.begin(1, Type::F32).unwrap();
+        stream.write(&[9; 200]).unwrap();
+        stream.begin(1, Type::Q8_0).unwrap();
+        stream.write(&[2; 68]).unwrap();
+        stream.set("general.file_type", Value::U32(7));
+        let bytes = stream.finish(false, |_| Ok(())).unwrap();
+
+        let mut writer = Writer::new();
+        writer.set("general.alignment", Value::U32(64));
+        writer.set("general.file_type", Value::U32(7));
+        writer.tensor("a", Type::F32, &[3], vec![1; 12]).unwrap();
+        writer.tensor("b", Type::Q8_0, &[32, 2], vec![2; 68]).unwrap();
+        let written = std::fs::read(&path).unwrap();
+        assert!(written == writer.to_bytes() && written.len() as u64 == bytes);
+        assert_eq!(File::open(&path).unwrap().tensors()[1].offset % 64, 0);
+    }
+
+    #[test]
+    fn what_is_not_complete_never_appears() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.gguf");
+        let fails = |write: &dyn Fn(&mut Stream) -> Result<()>| {
+            let mut stream = Stream::create(&path, header()).unwrap();
+            let result = write(&mut stream).and_then(|()| stream.finish(false, |_| Ok(())).map(|_| ()));
+            assert_eq!(result.unwrap_err().kind(), Kind::Internal);
+            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        };
+        fails(&|_| Ok(()));
+        fails(&|s| s.begin(1, Type::F32));
+        fails(&|s| s.begin(2, Type::F32));
+        fails(&|s| s.begin(0, Type::F32).and_then(|()| s.write(&[0; 13])));
+        fails(&|s| s.begin(0, Type::F32).and_then(|()| s.begin(1, Type::F32)));
+        fails(&|s| s.begin(0, Type::Q8_0));
+        fails(&|s| {
+            // More than the padding before the data has room for.
+            s.set("general.more", Value::String("x".repeat(64)));
+            s.begin(0, Type::F32).and_then(|()| s.write(&[0; 12]))?;
+            s.begin(1, Type::F32).and_then(|()| s.write(&[0; 256]))
+        });
+        // A check that fails, and a name that is taken.
+        let complete = || {
+            let mut stream = Stream::create(&path, header()).unwrap();
+            stream.begin(0, Type::F32).and_then(|()| stream.write(&[0; 12])).unwrap();
+            stream.begin(1, Type::F32).and_then(|()| stream.write(&[0; 256])).unwrap();
+            stream
+        };
+        let refuse = |_: &File| Err(Error::new(Kind::Format, "no"));
+        assert_eq!(complete().finish(false, refuse).unwrap_err().kind(), Kind::Format);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        std::fs::write(&path, "mine").unwrap();
+        assert_eq!(complete().finish(false, |_| Ok(())).unwrap_err().kind(), Kind::Output);
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+        complete().finish(true, |_| Ok(())).unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,164 @@
+//! One model out of several, or out of a model and its adapters, on GGUF files of any types.
+//!
+//! **In:** validated files, a method or adapters with scales, the types wanted. **Out:** a GGUF file with the first model's keys
+//! and its lineage, and a report of how much of every tensor's change survived being stored. **Invariant:** inputs are never
+//! written to; an output name holds a complete file or nothing; equal inputs give equal bytes, whatever the number of threads;
+//! memory does not grow with the models.
+
+mod blend;
+mod combine;
+mod compat;
+mod fidelity;
+mod lineage;
+mod method;
+mod outtype;
+mod pass;
+mod report;
+mod run;
+mod select;
+
+pub use combine::{add_update, dare, magnitude, slerp_coefficients, ties, weighted_sum, Dare, Draws};
+pub use fidelity::Fidelity;
+pub use method::Method;
+pub use outtype::{Bound, OutType};
+pub use report::{Report, TensorReport};
+
+use crate::adapter::{import, Lora};
+use crate::error::{Error, Kind, Result};
+use crate::gguf::{check_fits, validate_adapter, validate_model, Entry, File};
+use crate::runtime::Runtime;
+use blend::Update;
+use compat::{compare, match_tensors, Source};
+use lineage::{header, Lineage};
+use run::{Job, Rule, Run};
+use std::path::Path;
+
+/// How the output is stored.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Types of the output's tensors.
+    pub out: OutType,
+    /// Threads at work.
+    pub threads: usize,
+    /// Whether an existing output is replaced.
+    pub overwrite: bool,
+}
+
+/// Merges models into `output`, or only computes what would come of it. `each` hears of every tensor that is done.
+pub fn merge(
+    runtime: &Runtime,
+    models: &[&File],
+    base: Option<&File>,
+    method: &Method,
+    options: &Options,
+    output: Option<&Path>,
+    each: &mut dyn FnMut(&TensorReport),
+) -> Result<Report> {
+    method.validate(models.len(), base.is_some())?;
+    let all: Vec<&File> = models.iter().copied().chain(base).collect();
+    all.iter().try_for_each(|file| validate_model(file))?;
+    let notes = compare(&all)?;
+    let jobs = match_tensors(&all)?.into_iter().map(|matched| {
+        let mut sources = matched.sources;
+        let entry = entry(matched.name, &sources[0])?;
+        // Changes are counted from the base, which therefore comes first.
+        sources.rotate_right(usize::from(base.is_some()));
+        Ok(Job { entry, sources, rule: Rule::Merge(method) })
+    });
+    let jobs = jobs.collect::<Result<Vec<_>>>()?;
+    let lineage = Lineage {
+        method: method.name(),
+        parameters: method.parameters(),
+        weights: method.weights().to_vec(),
+        models: base.into_iter().chain(models.iter().copied()).collect(),
+        adapters: Vec::new(),
+    };
+    finish((runtime, jobs, options), &lineage, models[0], notes, output, each)
+}
+
+/// Folds adapters, each with its scale, into a model. Tensors that no adapter changes are copied, whatever type is wanted.
+pub fn fold(
+    runtime: &Runtime,
+    base: &File,
+    adapters: &[(&File, f32)],
+    options: &Options,
+    output: Option<&Path>,
+    each: &mut dyn FnMut(&TensorReport),
+) -> Result<Report> {
+    validate_model(base)?;
+    if adapters.is_empty() {
+        return Err(Error::new(Kind::Argument, "no adapter to fold"));
+    }
+    let loras = adapters.iter().map(|&(file, scale)| Ok((foldable(file, base)?, scale)));
+    let loras = loras.collect::<Result<Vec<(Lora, f32)>>>()?;
+    let jobs = base.tensors().iter().map(|tensor| {
+        let source = Source { file: base, tensor };
+        let updates: Vec<Update> =
+            loras.iter().filter_map(|(lora, scale)| update(lora, *scale, &tensor.name)).collect();
+        let rule = if updates.is_empty() { Rule::Copy } else { Rule::Fold(updates) };
+        Ok(Job { entry: entry(&tensor.name, &source)?, sources: vec![source], rule })
+    });
+    let jobs = jobs.collect::<Result<Vec<_>>>()?;
+    let lineage = Lineage {
+        method: "fold",
+        parameters: Vec::new(),
+        weights: adapters.iter().map(|(_, scale)| f64::from(*scale)).collect(),
+        models: vec![base],
+        adapters: adapters.iter().map(|(file, _)| *file).collect(),
+    };
+    finish((runtime, jobs, options), &lineage, base, Vec::new(), output, each)
+}
+
+fn finish(
+    plan: (&Runtime, Vec<Job>, &Options),
+    lineage: &Lineage,
+    first: &File,
+    notes: Vec<String>,
+    output: Option<&Path>,
+    each: &mut dyn FnMut(&TensorReport),
+) -> Result<Report> {
+    let (runtime, jobs, options) = plan;
+    let inputs = lineage.models.iter().chain(&lineage.adapters).map(|file| file.path()).collect();
+    let run = Run { runtime, jobs, options, inputs };
+    let (tensors, bytes) = run.run(header(first, lineage)?, output, each)?;
+    Ok(Report {
+        method: lineage.method.to_owned(),
+        tensors,
+        bytes,
+        keys_from: first.path().display().to_string(),
+        has_template: first.get("tokenizer.chat_template").is_some(),
+        notes,
+    })
+}
+
+fn entry(name: &str, source: &Source) -> Result<Entry> {
+    Entry::new(name, source.tensor.ty, &source.tensor.ne[..source.tensor.n_dims as usize])
+}
+
+/// An adapter's factors, if they belong to this base and are what llama.cpp applies to whole matrices, always.
+fn foldable(file: &File, base: &File) -> Result<Lora> {
+    let info = validate_adapter(file)?;
+    let unsupported = |what: String| Err(Error::new(Kind::Unsupported, format!("{}: {what}", file.path().display())));
+    // llama.cpp flips the factors of embeddings, and skips those of norms.
+    for pair in &info.pairs {
+        if pair.weight.ends_with("token_embd.weight") || pair.weight.ends_with("_norm.weight") {
+            return unsupported(format!("it adapts {}, which cannot be folded", pair.weight));
+        }
+        if base.tensor(&pair.weight).is_some_and(|t| t.ne[2] * t.ne[3] != 1) {
+            return unsupported(format!("it adapts {}, a stack of matrices, which cannot be folded", pair.weight));
+        }
+    }
+    if file.get("adapter.alora.invocation_tokens").is_some() {
+        return unsupported("it acts after certain tokens only (aLoRA) and cannot be folded".to_owned());
+    }
+    check_fits(&info, base)?;
+    import(file)
+}
+
+/// An adapter's part in a weight, if it changes anything.
+fn update<'a>(lora: &'a Lora, scale: f32, weight: &str) -> Option<Update<'a>> {
+    let factor = lora.factors.iter().find(|f| f.weight == weight)?;
+    // An alpha of 0 means none, as in llama.cpp.
+    let scale = if lora.alpha == 0.0 { scale } else { scale * lora.alpha / factor.rank as f32 };
+    (scale != 0.0 && factor.b.iter().any(|&b| b != 0.0)).then_some(Update { factor, scale })
+}
