@@ -19,7 +19,7 @@ else
     "$target/examples/tiny_model" llama-deep q8_0 "$model"
 fi
 
-prompt="How do bicycle gears make climbing easier?"
+prompt="What is a plot twist?"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 head -n 8 demo/pairs-eval.jsonl > "$work/prompts.jsonl"
