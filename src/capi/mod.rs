@@ -7,6 +7,8 @@
 //! - Structs carry their size; a tail that this library does not know must be zero ([`params`]).
 //! - What a call needs is shared, so handles are freed in any order.
 //! - Everything that can be wrong with the arguments is found before any work begins.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 #![allow(non_camel_case_types)] // the names are C's
 #![allow(clippy::missing_safety_doc)] // what pointers must be is said once, at the head of the header
 

@@ -3,6 +3,8 @@
 //! what a method needs, [`Dataset::encode`] makes tokens of them with the model's own tokenizer and [`Template`], and
 //! [`order`] says in which order an epoch walks through them. Nothing here knows of ggml.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 mod dataset;
 mod dialogue;
 mod encode;

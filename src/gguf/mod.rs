@@ -4,6 +4,8 @@
 //! or tensor, and offset. **Invariant:** ggml aborts the process on malformed files, so it never sees one that was not
 //! validated here; memory use is bounded by the size of the file.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 mod adapter;
 mod cursor;
 mod draft;
