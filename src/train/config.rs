@@ -279,18 +279,16 @@ impl TrainConfig {
         macro_rules! take {
             ($($field:ident),+) => { $( if let Some(value) = flags.$field { self.$field = value; } )+ };
         }
-        take!(
-            lora_rank,
-            lora_alpha,
-            lora_targets,
-            learning_rate,
-            batch_size,
-            grad_accum,
-            max_length,
-            beta,
-            seed,
-            threads
-        );
+        take!(lora_rank, lora_alpha, lora_targets, learning_rate, batch_size, grad_accum, max_length, seed, threads);
+        let (smooths, has_gamma) = (flags.label_smoothing.is_some(), flags.simpo_gamma.is_some());
+        take!(loss_type, beta, label_smoothing, simpo_gamma, sft_weight);
+        let loss = self.preference_loss()?;
+        if smooths && !matches!(loss, PreferenceLoss::Cdpo | PreferenceLoss::Robust) {
+            return Err(bad("label_smoothing", &format!("loss type {} has no such constant", loss.name())));
+        }
+        if has_gamma && loss != PreferenceLoss::Simpo {
+            return Err(bad("simpo_gamma", &format!("loss type {} has no such constant", loss.name())));
+        }
         // In a file 0 means the default; who writes it as a flag means 0, which is no strength at all.
         if flags.beta == Some(0.0) {
             return Err(bad("beta", "0 is outside 0.000000001 to 1000"));
@@ -458,6 +456,26 @@ mod tests {
         assert_eq!(Recompute::Never.resolve(1000, 100), Recompute::Never);
         assert!(Recompute::from_name("sometimes").is_err() && Precision::from_name("f16").is_err());
         assert!(Precision::Auto.resolve() != Precision::Auto);
+    }
+
+    #[test]
+    fn flags_of_losses_are_taken_and_those_a_loss_has_no_use_for_refused() {
+        let apply = |loss: &str, flags: TrainOverrides| {
+            let mut config = TrainConfig::default();
+            config.apply(TrainOverrides { loss_type: Some(loss.into()), ..flags }).map_err(|e| e.to_string())?;
+            config.preference().map_err(|e| e.to_string())
+        };
+        let smooth = || TrainOverrides { label_smoothing: Some(0.2), ..TrainOverrides::default() };
+        let gamma = || TrainOverrides { simpo_gamma: Some(0.5), ..TrainOverrides::default() };
+        let sft = TrainOverrides { sft_weight: Some(0.7), beta: Some(0.3), ..TrainOverrides::default() };
+        let robust = apply("robust", smooth()).unwrap();
+        assert_eq!((robust.loss, robust.label_smoothing), (PreferenceLoss::Robust, 0.2));
+        let simpo = apply("simpo", gamma()).unwrap();
+        assert_eq!((simpo.loss, simpo.gamma), (PreferenceLoss::Simpo, 0.5));
+        let ipo = apply("ipo", sft).unwrap();
+        assert_eq!((ipo.loss, ipo.sft_weight, ipo.beta), (PreferenceLoss::Ipo, 0.7, 0.3));
+        assert!(apply("sigmoid", smooth()).unwrap_err().contains("label-smoothing"));
+        assert!(apply("ipo", gamma()).unwrap_err().contains("simpo-gamma"));
     }
 
     #[test]
