@@ -36,6 +36,10 @@ opaque! {
     GgmlBuffer,
     /// `ggml_gallocr`
     GgmlAllocator,
+    /// `ggml_backend_device`
+    GgmlDevice,
+    /// `ggml_backend_sched`
+    GgmlScheduler,
 }
 
 /// Number of sources of a tensor (`GGML_MAX_SRC`).
@@ -46,6 +50,12 @@ pub const NAME_BYTES: usize = 64;
 pub const FLAG_INPUT: i32 = 1;
 /// `GGML_STATUS_SUCCESS`.
 pub const STATUS_SUCCESS: c_int = 0;
+/// `GGML_BACKEND_DEVICE_TYPE_CPU`.
+pub const DEVICE_CPU: c_int = 0;
+/// `GGML_BACKEND_DEVICE_TYPE_GPU`.
+pub const DEVICE_GPU: c_int = 1;
+/// `GGML_BACKEND_DEVICE_TYPE_IGPU`.
+pub const DEVICE_IGPU: c_int = 2;
 
 /// `ggml_tensor`: 336 bytes, the same layout since November 2024.
 #[repr(C)]
@@ -109,6 +119,16 @@ pub struct ContextSpec {
     pub user: *mut c_void,
 }
 
+/// How a model is loaded; whoever fills the table turns it into `llama_model_params`: mapped, without extra buffer types.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ModelSpec {
+    /// Devices that weights may lie on, NULL-terminated; an empty list keeps everything on the CPU.
+    pub devices: *mut *mut GgmlDevice,
+    /// Blocks whose weights go to the devices, counted from the last; negative for all, and the output weights.
+    pub n_gpu_layers: i32,
+}
+
 macro_rules! table {
     (
         $($(#[$doc:meta])* $field:ident : fn($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)?),+ $(,)?;
@@ -163,6 +183,8 @@ table! {
     graph_expand: fn(graph: *mut GgmlGraph, tensor: *mut GgmlTensor),
     /// `ggml_graph_n_nodes`
     graph_n_nodes: fn(graph: *mut GgmlGraph) -> c_int,
+    /// `ggml_graph_node`
+    graph_node: fn(graph: *mut GgmlGraph, i: c_int) -> *mut GgmlTensor,
     /// `ggml_set_output`: the allocator keeps the tensor's memory.
     set_output: fn(tensor: *mut GgmlTensor),
     /// A CPU backend with this many threads that live as long as it does; NULL on failure.
@@ -189,10 +211,41 @@ table! {
     buffer_usage: fn(buffer: *mut GgmlBuffer) -> c_int,
     /// `ggml_backend_buffer_name`
     buffer_name: fn(buffer: *mut GgmlBuffer) -> *const c_char,
+    /// The device that a buffer's type belongs to; NULL where ggml names none.
+    buffer_device: fn(buffer: *mut GgmlBuffer) -> *mut GgmlDevice,
+    /// `ggml_backend_tensor_get`: from wherever the tensor lies.
+    tensor_get: fn(tensor: *const GgmlTensor, data: *mut c_void, offset: usize, bytes: usize),
     /// `ggml_backend_tensor_alloc`
     tensor_place: fn(buffer: *mut GgmlBuffer, tensor: *mut GgmlTensor, addr: *mut c_void) -> c_int,
     /// True if a CPU device can run this node.
     supports_op: fn(backend: *mut GgmlBackend, tensor: *const GgmlTensor) -> bool,
+    /// `ggml_backend_dev_count`
+    dev_count: fn() -> usize,
+    /// `ggml_backend_dev_get`
+    dev_get: fn(i: usize) -> *mut GgmlDevice,
+    /// `ggml_backend_dev_name`
+    dev_name: fn(device: *mut GgmlDevice) -> *const c_char,
+    /// `ggml_backend_dev_description`
+    dev_description: fn(device: *mut GgmlDevice) -> *const c_char,
+    /// `ggml_backend_dev_memory`
+    dev_memory: fn(device: *mut GgmlDevice, free: *mut usize, total: *mut usize),
+    /// `ggml_backend_dev_type`
+    dev_type: fn(device: *mut GgmlDevice) -> c_int,
+    /// `ggml_backend_dev_init` without parameters; NULL on failure. `backend_free` frees it.
+    dev_backend: fn(device: *mut GgmlDevice) -> *mut GgmlBackend,
+    /// `ggml_backend_dev_supports_op`
+    dev_supports_op: fn(device: *mut GgmlDevice, tensor: *const GgmlTensor) -> bool,
+    /// `ggml_backend_sched_new` over these backends, the last one a CPU's, in their default buffer types, not pipelined, with
+    /// operations on host weights offloaded where a device wants them.
+    sched_new: fn(backends: *mut *mut GgmlBackend, n_backends: c_int, graph_size: usize) -> *mut GgmlScheduler,
+    /// `ggml_backend_sched_free`
+    sched_free: fn(sched: *mut GgmlScheduler),
+    /// `ggml_backend_sched_reset`
+    sched_reset: fn(sched: *mut GgmlScheduler),
+    /// `ggml_backend_sched_get_tensor_backend`
+    sched_backend: fn(sched: *mut GgmlScheduler, node: *mut GgmlTensor) -> *mut GgmlBackend,
+    /// `ggml_backend_sched_get_buffer_size`
+    sched_bytes: fn(sched: *mut GgmlScheduler, backend: *mut GgmlBackend) -> usize,
     /// `llama_model_free`
     model_free: fn(model: *mut LlamaModel),
     /// `llama_model_get_vocab`
@@ -246,8 +299,12 @@ table! {
 
     /// `ggml_quantize_chunk` without an importance matrix.
     quantize: fn(ty: c_int, src: *const f32, dst: *mut c_void, n_rows: i64, n_per_row: i64) -> usize,
-    /// Loads a model mapped, on the CPU, without extra buffer types.
-    model_load: fn(path: *const c_char) -> *mut LlamaModel,
+    /// `ggml_backend_sched_alloc_graph`
+    sched_alloc: fn(sched: *mut GgmlScheduler, graph: *mut GgmlGraph) -> bool,
+    /// `ggml_backend_sched_graph_compute`
+    sched_compute: fn(sched: *mut GgmlScheduler, graph: *mut GgmlGraph) -> c_int,
+    /// Loads a model mapped, without extra buffer types; NULL on failure.
+    model_load: fn(path: *const c_char, spec: *const ModelSpec) -> *mut LlamaModel,
     /// `llama_tokenize`
     tokenize: fn(vocab: *const LlamaVocab, text: *const c_char, bytes: i32, out: *mut i32, n_max: i32, add_special: bool, parse_special: bool) -> i32,
     /// A context with flash attention, F16 K and V, a full-size sliding-window cache; NULL on failure.

@@ -127,13 +127,34 @@ unsafe extern "C-unwind" fn quantize(
     }
 }
 
-unsafe extern "C-unwind" fn model_load(path: *const c_char) -> *mut LlamaModel {
-    // SAFETY: `path` is NUL-terminated; an empty, NULL-terminated device list keeps every weight on the CPU.
+unsafe extern "C" fn buffer_device(buffer: *mut GgmlBuffer) -> *mut GgmlDevice {
+    // SAFETY: plain calls on a live buffer.
+    unsafe { sys::ggml_backend_buft_get_device(sys::ggml_backend_buffer_get_type(buffer.cast())).cast() }
+}
+
+unsafe extern "C" fn dev_backend(device: *mut GgmlDevice) -> *mut GgmlBackend {
+    // SAFETY: plain call; the backend is freed by `backend_free`.
+    unsafe { sys::ggml_backend_dev_init(device.cast(), std::ptr::null()).cast() }
+}
+
+unsafe extern "C" fn sched_new(
+    backends: *mut *mut GgmlBackend,
+    n_backends: c_int,
+    graph_size: usize,
+) -> *mut GgmlScheduler {
+    // SAFETY: the caller passes as many live backends; their default buffer types are taken.
+    unsafe {
+        let types = std::ptr::null_mut();
+        sys::ggml_backend_sched_new(backends.cast(), types, n_backends, graph_size, false, true).cast()
+    }
+}
+
+unsafe extern "C-unwind" fn model_load(path: *const c_char, spec: *const ModelSpec) -> *mut LlamaModel {
+    // SAFETY: `path` is NUL-terminated; the devices end in NULL, and none keeps every weight on the CPU.
     unsafe {
         let mut params = sys::llama_model_default_params();
-        let mut no_devices: [sys::ggml_backend_dev_t; 1] = [std::ptr::null_mut()];
-        params.devices = no_devices.as_mut_ptr();
-        params.n_gpu_layers = 0;
+        params.devices = (*spec).devices.cast();
+        params.n_gpu_layers = (*spec).n_gpu_layers;
         params.use_extra_bufts = false;
         let load =
             unwinding!(llama_model_load_from_file: fn(*const c_char, sys::llama_model_params) -> *mut sys::llama_model);
@@ -244,6 +265,7 @@ pub(super) fn table() -> Table {
         new_graph,
         graph_expand: same!(ggml_build_forward_expand),
         graph_n_nodes: same!(ggml_graph_n_nodes),
+        graph_node: same!(ggml_graph_node),
         set_output: same!(ggml_set_output),
         backend_cpu,
         backend_free: same!(ggml_backend_free),
@@ -257,8 +279,25 @@ pub(super) fn table() -> Table {
         buffer_is_host: same!(ggml_backend_buffer_is_host),
         buffer_usage: same!(ggml_backend_buffer_get_usage),
         buffer_name: same!(ggml_backend_buffer_name),
+        buffer_device,
+        tensor_get: same!(ggml_backend_tensor_get),
         tensor_place: same!(ggml_backend_tensor_alloc),
         supports_op,
+        dev_count: sys::ggml_backend_dev_count,
+        dev_get: same!(ggml_backend_dev_get),
+        dev_name: same!(ggml_backend_dev_name),
+        dev_description: same!(ggml_backend_dev_description),
+        dev_memory: same!(ggml_backend_dev_memory),
+        dev_type: same!(ggml_backend_dev_type),
+        dev_backend,
+        dev_supports_op: same!(ggml_backend_dev_supports_op),
+        sched_new,
+        sched_free: same!(ggml_backend_sched_free),
+        sched_reset: same!(ggml_backend_sched_reset),
+        sched_alloc: same!(ggml_backend_sched_alloc_graph),
+        sched_compute: same!(ggml_backend_sched_graph_compute),
+        sched_backend: same!(ggml_backend_sched_get_tensor_backend),
+        sched_bytes: same!(ggml_backend_sched_get_buffer_size),
         model_load,
         model_free: same!(llama_model_free),
         model_vocab: same!(llama_model_get_vocab),

@@ -6,6 +6,7 @@
 pub mod abi;
 mod capture;
 mod context;
+mod device;
 mod graph;
 mod guard;
 #[cfg(feature = "linked")]
@@ -16,6 +17,7 @@ mod names;
 pub use abi::ToFloat;
 pub use capture::{capture, RawKind, RawNode};
 pub use context::{Adapter, Context, Sampler, SamplerParams};
+pub use device::{Device, Offload};
 pub use graph::{Backend, Call, Graph, GraphBuilder, Kernel, Memory, NodeSpec, Operand, Region, Tensor};
 pub use model::{Model, WeightData};
 pub use names::Names;

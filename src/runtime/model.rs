@@ -1,8 +1,8 @@
 //! A loaded model: facts, vocabulary, and where its weights lie.
 
-use super::abi::{GgmlTensor, LlamaModel, LlamaVocab, ToFloat};
+use super::abi::{GgmlTensor, LlamaModel, LlamaVocab, ModelSpec, ToFloat};
 use super::guard::guarded;
-use super::{text, Runtime};
+use super::{text, Device, Offload, Runtime};
 use crate::data::{Template, Tokenize};
 use crate::error::{Context, Error, Kind, Result};
 use std::ffi::CString;
@@ -16,6 +16,7 @@ pub struct Model {
     pub(super) ptr: *mut LlamaModel,
     vocab: *const LlamaVocab,
     path: PathBuf,
+    devices: Vec<Device>,
 }
 
 // SAFETY: llama.cpp does not change a loaded model; contexts of several threads may use it.
@@ -51,11 +52,23 @@ impl Model {
     /// Opens a GGUF file, mapped, on the CPU, its weights in the file's own layout. The file must have been validated
     /// (`gguf::validate_model`): the runtime aborts on some malformed files.
     pub fn open(runtime: &Arc<Runtime>, path: &Path) -> Result<Arc<Self>> {
+        Self::open_on(runtime, path, &Offload::default())
+    }
+
+    /// The same, with weights moved to devices.
+    pub fn open_on(runtime: &Arc<Runtime>, path: &Path, offload: &Offload) -> Result<Arc<Self>> {
         let c_path = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| Error::new(Kind::Argument, format!("{}: the path holds a NUL byte", path.display())))?;
-        // SAFETY: the path is NUL-terminated; the pointers are checked before use.
+        let mut devices: Vec<_> = offload.devices.iter().map(|d| d.ptr).chain([std::ptr::null_mut()]).collect();
+        let n_gpu_layers = match offload.n_gpu_layers {
+            _ if offload.devices.is_empty() => 0,
+            Some(n) => i32::try_from(n).unwrap_or(i32::MAX),
+            None => -1,
+        };
+        let spec = ModelSpec { devices: devices.as_mut_ptr(), n_gpu_layers };
+        // SAFETY: the path is NUL-terminated, the devices end in NULL; the pointers are checked before use.
         let loaded = guarded(|| unsafe {
-            let ptr = (runtime.table.model_load)(c_path.as_ptr());
+            let ptr = (runtime.table.model_load)(c_path.as_ptr(), &spec);
             (ptr, if ptr.is_null() { std::ptr::null() } else { (runtime.table.model_vocab)(ptr) })
         });
         let (ptr, vocab) = loaded.during(|| path.display().to_string())?;
@@ -63,7 +76,13 @@ impl Model {
             let message = format!("{}: llama.cpp cannot load this model: {}", path.display(), runtime.last_log());
             return Err(Error::new(Kind::Unsupported, message));
         }
-        Ok(Arc::new(Self { runtime: runtime.clone(), ptr, vocab, path: path.to_owned() }))
+        let devices = offload.devices.clone();
+        Ok(Arc::new(Self { runtime: runtime.clone(), ptr, vocab, path: path.to_owned(), devices }))
+    }
+
+    /// Devices that it may lie on, beside the CPU.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
     }
 
     /// The runtime it was opened with.
