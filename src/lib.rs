@@ -37,6 +37,7 @@ pub mod merge;
 pub mod train;
 
 pub mod bench;
+pub mod report;
 
 pub mod capi;
 #[cfg(feature = "linked")]

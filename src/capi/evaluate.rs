@@ -97,6 +97,7 @@ impl llama_align_evaluation {
             n_tokens,
             nll,
             perplexity,
+            loss: _,
             n_pairs,
             accuracy,
             logps_chosen,

@@ -141,6 +141,7 @@ impl llama_align_progress {
             metrics,
             step_seconds,
             seconds,
+            block_grad_norms: _,
         } = report;
         let metric = |key: &str| metrics.get(key).copied().unwrap_or(f64::NAN);
         Self {

@@ -1,5 +1,6 @@
 //! The program's grammar. Flags are spelled as in llama.cpp and TRL; TRL's underscores are accepted.
 
+use super::args_held_out::HeldOutArgs;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -135,9 +136,8 @@ pub(super) struct TrainArgs {
     /// [default: auto, never where it takes less than a quarter of the free memory]
     #[arg(long)]
     pub(super) recompute: Option<String>,
-    /// Held-out rows, measured before and after training
-    #[arg(long)]
-    pub(super) eval_data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) held_out: HeldOutArgs,
     /// Replace an existing run directory
     #[arg(long)]
     pub(super) overwrite: bool,

@@ -1,7 +1,7 @@
 //! From a data file to tokenised samples for a method.
 
 use super::Printer;
-use crate::data::{read_all, Dataset, EncodeOptions};
+use crate::data::{read_all, Dataset, EncodeOptions, Rows};
 use crate::error::Result;
 use crate::runtime::Model;
 use crate::train::Method;
@@ -26,6 +26,11 @@ pub(super) fn load(path: &Path, model: &Model, method: Option<Method>, max_lengt
         None => rows,
         Some(method) => method.rows(rows)?,
     };
+    encode(&rows, model, max_length)
+}
+
+/// Tokenises rows.
+pub(super) fn encode(rows: &Rows, model: &Model, max_length: usize) -> Result<Dataset> {
     let template = model.template()?;
-    Dataset::encode(&rows, model, template.as_ref(), &EncodeOptions { apply_template: true, max_length })
+    Dataset::encode(rows, model, template.as_ref(), &EncodeOptions { apply_template: true, max_length })
 }

@@ -3,10 +3,12 @@
 //! **Invariant:** nothing here that a library user could not do; data goes to stdout, talk to stderr.
 
 mod args;
+mod args_held_out;
 mod bench;
 mod check;
 mod dataset;
 mod eval;
+mod finish;
 mod generate;
 mod inspect;
 mod merge;

@@ -1,37 +1,41 @@
 //! `llama-align train`: rows and a quantised model in, a run directory with an adapter out.
 
 use super::args::TrainArgs;
-use super::watch::Watch;
+use super::finish::{data_record, finish, Finished};
+use super::watch::{Keep, Watch};
 use super::{dataset, open_model, Printer};
 use crate::adapter::{export, resolve_targets, Lineage, Linear, Lora};
 use crate::check::checked_trace;
-use crate::data::Dataset;
-use crate::engine::{Delta, Engine};
+use crate::data::{read_all, Dataset, Rows};
+use crate::engine::{Delta, Engine, Profile};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
 use crate::os::available_bytes;
 use crate::runtime::Model;
 use crate::train::{
-    evaluate, EvalReport, MetricsFile, Recompute, References, RunDir, TrainConfig, TrainOverrides, Trainer,
+    Course, EvalReport, HeldOut, MetricsFile, Outcome, Policy, Recompute, RunDir, Selection, StepReport, TrainConfig,
+    TrainOverrides, Trainer,
 };
 use std::path::Path;
+use std::sync::Arc;
 
 /// Runs the command.
 pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
-    let mut config = configuration(&args)?;
-    if args.output.exists() && !args.overwrite && !args.dry_run && !is_empty(&args.output) {
-        let message =
-            format!("{}: the run directory exists; --overwrite replaces the run in it", args.output.display());
+    let config = configuration(&args)?;
+    one(&args, config, &args.output, args.overwrite, printer)?;
+    Ok(0)
+}
+
+/// One run into one directory. A dry run stops before it makes anything.
+fn one(args: &TrainArgs, mut config: TrainConfig, output: &Path, overwrite: bool, printer: &mut Printer) -> Result<()> {
+    if output.exists() && !overwrite && !args.dry_run && !is_empty(output) {
+        let message = format!("{}: the run directory exists; --overwrite replaces the run in it", output.display());
         return Err(Error::new(Kind::Output, message));
     }
     let (model, file) = open_model(&args.model)?;
     config.max_length = dataset::max_length(config.max_length, &model, printer);
-    let data = dataset::load(&args.data, &model, Some(config.method), config.max_length)?;
+    let (data, held_out) = rows(args, &config, &model)?;
     report_data(printer, &args.data, &data);
-    let held_out = match &config.eval_data {
-        Some(path) => Some(dataset::load(path, &model, Some(config.method), config.max_length)?),
-        None => None,
-    };
     let (trace, check) = checked_trace(&model, config.threads, config.precision.form())?;
     if let Some(op) = check.unsupported.first() {
         return Err(Error::new(
@@ -52,29 +56,76 @@ pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
     let kept = engine.inner_bytes(config.micro_batch_tokens) as u64;
     config.recompute = config.recompute.resolve(kept, available_bytes());
     engine.set_recompute(config.recompute == Recompute::Always);
+    let profile = Arc::new(Profile::default());
+    engine.set_profile(profile.clone());
     if args.dry_run {
         printer.data(&config.to_toml()?);
-        return Ok(0);
+        return Ok(());
     }
-    let run_dir = RunDir::create(&args.output, args.overwrite)?;
+    let run_dir = RunDir::create(output, overwrite)?;
     run_dir.write_config(&config)?;
     let mut metrics = MetricsFile::create(&run_dir.metrics())?;
-    let before = held_out.as_ref().map(|h| measure(&mut engine, h, None, &config, 0, &mut metrics)).transpose()?;
-    train(&config, &data, &mut engine, &mut metrics, printer)?;
-    let after = match (&held_out, &before) {
-        (Some(held_out), Some((_, references))) => {
-            Some(measure(&mut engine, held_out, Some(references), &config, n_steps, &mut metrics)?.0)
-        }
-        _ => None,
-    };
-    let trained = engine.deltas().into_iter().next().map(|d| d.lora);
+    let held_out = held_out.as_ref().map(|rows| HeldOut::new(&config, rows, &mut engine)).transpose()?;
+    if let Some(held_out) = &held_out {
+        Selection::of(&config).value(held_out.before())?;
+        metrics.evaluation(0, held_out.before())?;
+    }
+    let lineage = lineage(&model, &file, &config);
+    let keep = Keep { config: &config, run_dir: &run_dir, lineage: &lineage };
+    let (last, outcome) = train(&keep, &data, held_out.as_ref(), &mut engine, &mut metrics, printer)?;
+    let trained = outcome.as_ref().and_then(|o| o.result.adapter.clone()).or_else(|| engine.adapter());
     let trained = trained.ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?;
-    export(&trained, &lineage(&model, &file, &config), &run_dir.adapter())?;
-    if let (Some((before, _)), Some(after)) = (&before, &after) {
-        compare(printer, before, after);
+    export(&trained, &lineage, &run_dir.adapter())?;
+    let eval_data = match (&held_out, &config.eval_data) {
+        (Some(held_out), path) => Some(data_record(path.as_ref().unwrap_or(&args.data), held_out.data())?),
+        (None, _) => None,
+    };
+    finish(&Finished {
+        run_dir: &run_dir,
+        config: &config,
+        file: &file,
+        base_hash: &lineage.base_hash,
+        trace: &trace,
+        data: data_record(&args.data, &data)?,
+        eval_data,
+        before: held_out.as_ref().map(HeldOut::before),
+        last: &last,
+        outcome: outcome.as_ref(),
+        flops: profile.seconds().product_flops,
+    })?;
+    if let (Some(held_out), Some(outcome)) = (&held_out, &outcome) {
+        compare(printer, held_out.before(), &outcome.result.report);
+        chosen(printer, &config, outcome, last.step);
     }
     serve(printer, &args.model, &run_dir);
-    Ok(0)
+    Ok(())
+}
+
+/// Training rows, and the held-out ones of a file of their own or split off.
+fn rows(args: &TrainArgs, config: &TrainConfig, model: &Model) -> Result<(Dataset, Option<Dataset>)> {
+    let load = |path: &Path| dataset::load(path, model, Some(config.method), config.max_length);
+    match &config.eval_data {
+        Some(path) => Ok((load(&args.data)?, Some(load(path)?))),
+        None if config.eval_split > 0.0 => {
+            let rows = config.method.rows(read_all(&args.data)?)?;
+            let (rest, held_out) = rows.split(config.eval_split, config.seed)?;
+            let encode = |rows: &Rows| dataset::encode(rows, model, config.max_length);
+            Ok((encode(&rest)?, Some(encode(&held_out)?)))
+        }
+        None => Ok((load(&args.data)?, None)),
+    }
+}
+
+/// Says where the result was taken from, where that was not the run's planned end.
+fn chosen(printer: &mut Printer, config: &TrainConfig, outcome: &Outcome, last_step: usize) {
+    let (step, metric, value) = &outcome.best;
+    if outcome.stopped_early {
+        let patience = config.early_stopping_patience;
+        printer.talk(&format!("stopped after step {last_step}: {patience} measurements were no better"));
+    }
+    if config.load_best_model_at_end {
+        printer.talk(&format!("the adapter is that of step {step}: {metric} {value:.4} was the best"));
+    }
 }
 
 fn is_empty(path: &Path) -> bool {
@@ -110,7 +161,7 @@ fn configuration(args: &TrainArgs) -> Result<TrainConfig> {
         threads: args.threads.given(),
         precision: args.precision.clone(),
         recompute: args.recompute.clone(),
-        eval_data: args.eval_data.clone(),
+        ..args.held_out.overrides(TrainOverrides::default())
     })?;
     config.resolve()
 }
@@ -128,33 +179,29 @@ fn report_data(printer: &mut Printer, path: &Path, data: &Dataset) {
     ));
 }
 
-/// Measures held-out rows, and says so in the metrics; without a reference what was measured is its own.
-fn measure(
-    engine: &mut Engine,
-    held_out: &Dataset,
-    reference: Option<&References>,
-    config: &TrainConfig,
-    step: usize,
-    metrics: &mut MetricsFile,
-) -> Result<(EvalReport, References)> {
-    let now = References::measure(engine, &held_out.samples, config.micro_batch_tokens)?;
-    let report = evaluate(held_out, &now, Some(reference.unwrap_or(&now)), config.beta)?;
-    metrics.evaluation(step, &report)?;
-    Ok((report, now))
-}
-
 fn train(
-    config: &TrainConfig,
+    keep: &Keep<'_>,
     data: &Dataset,
+    held_out: Option<&HeldOut<&Dataset>>,
     engine: &mut Engine,
     metrics: &mut MetricsFile,
     printer: &mut Printer,
-) -> Result<()> {
-    let mut watch = Watch::new(metrics, printer);
-    let mut trainer = Trainer::new(config, data, engine, &mut watch)?;
-    trainer.run(engine, &mut watch)?;
-    watch.finish();
-    Ok(())
+) -> Result<(StepReport, Option<Outcome>)> {
+    let mut watch = Watch::new(metrics, printer, *keep);
+    let mut trainer = Trainer::new(keep.config, data, engine, &mut watch)?;
+    let outcome = match held_out {
+        None => {
+            trainer.run(engine, &mut watch)?;
+            None
+        }
+        Some(held_out) => {
+            let mut course = Course::new(keep.config, held_out, &mut watch)?;
+            trainer.run(engine, &mut course)?;
+            course.finish()
+        }
+    };
+    let last = watch.finish().ok_or_else(|| Error::new(Kind::Internal, "a run without a step"))?;
+    Ok((last, outcome))
 }
 
 fn lineage(model: &Model, file: &gguf::File, config: &TrainConfig) -> Lineage {

@@ -1,15 +1,25 @@
 //! A run as a person watches it: a bar on a terminal, plain lines otherwise, and what it will cost after two steps.
 
 use super::Printer;
+use crate::adapter::{export, Lineage};
 use crate::error::Result;
 use crate::os::peak_rss_bytes;
-use crate::train::{MetricsFile, Observer, StepReport};
+use crate::train::{Measured, MetricsFile, Observer, RunDir, StepReport, TrainConfig};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Where adapters of measurements on the way go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep<'a> {
+    pub(super) config: &'a TrainConfig,
+    pub(super) run_dir: &'a RunDir,
+    pub(super) lineage: &'a Lineage,
+}
 
 /// Writes metrics and talks about progress.
 pub(super) struct Watch<'a> {
     metrics: &'a mut MetricsFile,
     printer: &'a mut Printer,
+    keep: Keep<'a>,
     bar: Option<ProgressBar>,
     /// Sums over the steps so far.
     step_seconds: f64,
@@ -19,17 +29,17 @@ pub(super) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(metrics: &'a mut MetricsFile, printer: &'a mut Printer) -> Self {
+    pub(super) fn new(metrics: &'a mut MetricsFile, printer: &'a mut Printer, keep: Keep<'a>) -> Self {
         let bar = printer.is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:30} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(1).with_style(style)
         });
-        Self { metrics, printer, bar, step_seconds: 0.0, last: None, tenths: 0 }
+        Self { metrics, printer, keep, bar, step_seconds: 0.0, last: None, tenths: 0 }
     }
 
     /// Ends the bar and sums the run up.
-    pub(super) fn finish(mut self) {
-        let Some(last) = self.last.take() else { return };
+    pub(super) fn finish(mut self) -> Option<StepReport> {
+        let last = self.last.take()?;
         let per_second = last.num_tokens as f64 / last.seconds.max(1e-9);
         self.say(&format!(
             "{} steps, {} tokens in {:.0} s: {per_second:.0} tokens/s with everything; peak memory {} MiB",
@@ -41,6 +51,7 @@ impl<'a> Watch<'a> {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+        Some(last)
     }
 
     /// A line that stays.
@@ -93,5 +104,27 @@ impl Observer for Watch<'_> {
         }
         self.last = Some(r.clone());
         Ok(true)
+    }
+
+    fn on_evaluation(&mut self, measured: &Measured, is_best: bool) -> Result<()> {
+        let Keep { config, run_dir, lineage } = self.keep;
+        self.metrics.evaluation(measured.step, &measured.report)?;
+        if config.eval_steps > 0 {
+            let report = &measured.report;
+            let loss = report.loss.map_or(String::new(), |l| format!("loss {l:.4}, "));
+            let margin = report.reward_margin.map_or(String::new(), |m| format!(", margin {m:.3}"));
+            let best = if is_best { " (best so far)" } else { "" };
+            self.say(&format!("held out, step {}: {loss}nll {:.4}{margin}{best}", measured.step, report.nll));
+        }
+        if let Some(lora) = &measured.adapter {
+            if config.keep_adapters > 0 {
+                export(lora, lineage, &run_dir.kept_adapter(measured.step)?)?;
+                run_dir.prune_adapters(config.keep_adapters)?;
+            }
+            if is_best && config.eval_steps > 0 && (config.keep_adapters > 0 || config.load_best_model_at_end) {
+                export(lora, lineage, &run_dir.best_adapter()?)?;
+            }
+        }
+        Ok(())
     }
 }

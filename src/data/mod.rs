@@ -13,6 +13,7 @@ mod jsonl;
 mod order;
 mod rows;
 mod sample;
+mod split;
 mod template;
 mod tokens;
 

@@ -1,8 +1,13 @@
 //! Clipping by the global norm, as PyTorch's `clip_grad_norm_` does it.
 
+/// Sum of a tensor's squares, in F64.
+pub fn sum_of_squares(gradient: &[f32]) -> f64 {
+    gradient.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+}
+
 /// Euclidean norm over all tensors, summed in F64 tensor by tensor.
 pub fn global_norm<'a>(gradients: impl Iterator<Item = &'a [f32]>) -> f64 {
-    gradients.map(|g| g.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()).sum::<f64>().sqrt()
+    gradients.map(sum_of_squares).sum::<f64>().sqrt()
 }
 
 /// What gradients are multiplied by so that their norm is at most `max_norm`; 1 if `max_norm` is 0 (no clipping).

@@ -7,5 +7,5 @@ mod clip;
 mod schedule;
 
 pub use adamw::{AdamW, AdamWParams};
-pub use clip::{clip_factor, global_norm};
+pub use clip::{clip_factor, global_norm, sum_of_squares};
 pub use schedule::{Schedule, ScheduleKind};

@@ -192,6 +192,20 @@ pub struct TrainConfig {
     pub recompute: Recompute,
     /// Held-out rows.
     pub eval_data: Option<PathBuf>,
+    /// Share of the training rows that is held out instead; 0 means none.
+    pub eval_split: f64,
+    /// Optimizer steps between two measurements of held-out rows; 0 means before and after the run only.
+    pub eval_steps: usize,
+    /// Measurements in a row without a better one that end the run; 0 means none do.
+    pub early_stopping_patience: usize,
+    /// What is better is decided by it; empty means the loss.
+    pub metric_for_best_model: String,
+    /// Whether it is better large; absent means by its name.
+    pub greater_is_better: Option<bool>,
+    /// The adapter of the best measurement is the run's result, and not the last one.
+    pub load_best_model_at_end: bool,
+    /// Adapters of the latest measurements that are kept beside the best one's; 0 means none.
+    pub keep_adapters: usize,
 }
 
 impl Default for TrainConfig {
@@ -227,6 +241,13 @@ impl Default for TrainConfig {
             precision: Precision::Auto,
             recompute: Recompute::Auto,
             eval_data: None,
+            eval_split: 0.0,
+            eval_steps: 0,
+            early_stopping_patience: 0,
+            metric_for_best_model: String::new(),
+            greater_is_better: None,
+            load_best_model_at_end: false,
+            keep_adapters: 0,
         }
     }
 }
@@ -255,6 +276,13 @@ pub struct TrainOverrides {
     pub precision: Option<String>,
     pub recompute: Option<String>,
     pub eval_data: Option<PathBuf>,
+    pub eval_split: Option<f64>,
+    pub eval_steps: Option<usize>,
+    pub early_stopping_patience: Option<usize>,
+    pub metric_for_best_model: Option<String>,
+    pub greater_is_better: Option<bool>,
+    pub load_best_model_at_end: Option<bool>,
+    pub keep_adapters: Option<usize>,
 }
 
 impl TrainConfig {
@@ -282,6 +310,9 @@ impl TrainConfig {
         take!(lora_rank, lora_alpha, lora_targets, learning_rate, batch_size, grad_accum, max_length, seed, threads);
         let (smooths, has_gamma) = (flags.label_smoothing.is_some(), flags.simpo_gamma.is_some());
         take!(loss_type, beta, label_smoothing, simpo_gamma, sft_weight);
+        take!(eval_split, eval_steps, early_stopping_patience, metric_for_best_model);
+        take!(load_best_model_at_end, keep_adapters);
+        self.greater_is_better = flags.greater_is_better.or(self.greater_is_better);
         let loss = self.preference_loss()?;
         if smooths && !matches!(loss, PreferenceLoss::Cdpo | PreferenceLoss::Robust) {
             return Err(bad("label_smoothing", &format!("loss type {} has no such constant", loss.name())));
@@ -353,13 +384,41 @@ impl TrainConfig {
             ("adam_beta1", self.adam_beta1, 0.0, 0.999_999),
             ("adam_beta2", self.adam_beta2, 0.0, 0.999_999_9),
             ("adam_epsilon", self.adam_epsilon, 0.0, 1.0),
+            ("eval_split", self.eval_split, 0.0, 0.999),
         ];
         for (name, value, min, max) in numbers {
             if !(min..=max).contains(&value) {
                 return Err(bad(name, &format!("{value} is outside {min} to {max}")));
             }
         }
+        self.resolve_evaluation()?;
         Ok(self)
+    }
+
+    /// Measurements over the run: what needs what.
+    fn resolve_evaluation(&mut self) -> Result<()> {
+        if self.eval_data.is_some() && self.eval_split > 0.0 {
+            return Err(bad("eval_split", "held-out rows are given already by eval-data"));
+        }
+        let held_out = self.eval_data.is_some() || self.eval_split > 0.0;
+        if self.eval_steps > 0 && !held_out {
+            return Err(bad("eval_steps", "nothing is held out: give eval-data or eval-split"));
+        }
+        if self.early_stopping_patience > 0 {
+            // As Hugging Face demands: where a run is stopped late by intent, its last adapter is not what was wanted.
+            self.load_best_model_at_end = true;
+        }
+        let needs = [
+            ("early_stopping_patience", self.early_stopping_patience > 0),
+            ("load_best_model_at_end", self.load_best_model_at_end),
+            ("keep_adapters", self.keep_adapters > 0),
+            ("metric_for_best_model", !self.metric_for_best_model.is_empty()),
+            ("greater_is_better", self.greater_is_better.is_some()),
+        ];
+        match needs.into_iter().find(|(_, wanted)| *wanted && self.eval_steps == 0) {
+            Some((name, _)) => Err(bad(name, "the run is not measured on its way: give eval-steps")),
+            None => Ok(()),
+        }
     }
 
     /// The loss on pairs that `loss_type` names.

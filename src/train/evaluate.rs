@@ -106,6 +106,9 @@ pub struct EvalReport {
     pub nll: f64,
     /// e^nll.
     pub perplexity: f64,
+    /// The run's own loss, where a run measures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
     /// Pairs measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_pairs: Option<usize>,
@@ -130,6 +133,58 @@ pub struct EvalReport {
     /// Mean reward of rejected (undesirable) answers.
     #[serde(rename = "rewards/rejected", skip_serializing_if = "Option::is_none")]
     pub reward_rejected: Option<f64>,
+}
+
+/// What one row scored.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RowScore {
+    /// Line of the source, from 1.
+    pub line: usize,
+    /// Mean negative log-likelihood per token of the first answer (the chosen one of a pair).
+    pub nll: f64,
+    /// Summed log-prob of each answer, the chosen one first.
+    pub logps: Vec<f64>,
+    /// For a pair: 1 if the chosen answer has the higher summed log-prob.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Reward of each answer against a reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<Vec<f64>>,
+    /// For a pair: 1 if the chosen answer has the higher reward.
+    #[serde(rename = "rewards/accuracies", skip_serializing_if = "Option::is_none")]
+    pub reward_accuracy: Option<f64>,
+    /// For a pair: the difference of rewards.
+    #[serde(rename = "rewards/margins", skip_serializing_if = "Option::is_none")]
+    pub reward_margin: Option<f64>,
+}
+
+/// Every row's own scores, in the order of the data.
+pub fn row_scores(
+    data: &Dataset,
+    now: &References,
+    reference: Option<&References>,
+    beta: f64,
+) -> Result<Vec<RowScore>> {
+    let score = |(row, sample): (usize, &Sample)| {
+        let logps = now.of(row)?.to_vec();
+        let rewards: Option<Vec<f64>> = match reference {
+            Some(r) => Some(logps.iter().zip(r.of(row)?).map(|(p, r)| beta * (p - r)).collect()),
+            None => None,
+        };
+        let pair = matches!(sample, Sample::Pair { .. });
+        let wins = |of: &[f64]| f64::from(u8::from(of[0] > of[1]));
+        let n_tokens = sample.sequences().next().map_or(1, |s| s.tokens.len() - s.prompt_len);
+        Ok(RowScore {
+            line: sample.line(),
+            nll: -logps[0] / n_tokens as f64,
+            accuracy: pair.then(|| wins(&logps)),
+            reward_accuracy: rewards.as_deref().filter(|_| pair).map(wins),
+            reward_margin: rewards.as_deref().filter(|_| pair).map(|r| r[0] - r[1]),
+            logps,
+            rewards,
+        })
+    };
+    data.samples.iter().enumerate().map(score).collect()
 }
 
 /// What `now`, measured over all rows of `data`, amounts to; rewards against `reference` where there is one.

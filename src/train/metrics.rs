@@ -34,6 +34,9 @@ impl MetricsFile {
         for (key, value) in &report.metrics {
             line.insert((*key).into(), (*value).into());
         }
+        if !report.block_grad_norms.is_empty() {
+            line.insert("block_grad_norms".into(), report.block_grad_norms.clone().into());
+        }
         self.append(&line)
     }
 

@@ -4,16 +4,22 @@
 //! does no file I/O; a step's result does not depend on how its rows were split into micro-batches.
 
 mod config;
+mod course;
 mod evaluate;
+mod held_out;
 mod metrics;
 mod objective;
 mod policy;
 mod run_dir;
+mod selection;
 mod trainer;
 
 pub use config::{Method, Precision, Recompute, TrainConfig, TrainOverrides};
-pub use evaluate::{evaluate, EvalReport, References};
+pub use course::{Course, Measured, Outcome};
+pub use evaluate::{evaluate, row_scores, EvalReport, References, RowScore};
+pub use held_out::HeldOut;
 pub use metrics::MetricsFile;
 pub use policy::Policy;
-pub use run_dir::RunDir;
+pub use run_dir::{json_lines, RunDir};
+pub use selection::{Selection, Verdict};
 pub use trainer::{Observer, StepReport, Trainer};

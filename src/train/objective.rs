@@ -4,7 +4,7 @@ use super::config::{Method, TrainConfig};
 use super::evaluate::References;
 use crate::data::{Sample, Sequence};
 use crate::error::{Error, Kind, Result};
-use crate::loss::{kl_baseline, kto, sft, ExampleLogps, PairLogps};
+use crate::loss::{kl_baseline, kto, sft, ExampleLogps, PairLogps, Preference};
 
 /// Sums over a step for its report; means are taken at the end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,14 +78,8 @@ pub(super) fn row_loss(
         (Method::Dpo, Sample::Pair { .. }) => {
             let preference = config.preference()?;
             let reference = if preference.loss.has_reference() { references.of(row)? } else { &[0.0; 2] };
-            let pair = PairLogps {
-                chosen: total(&logps[0]),
-                rejected: total(&logps[1]),
-                ref_chosen: reference[0],
-                ref_rejected: reference[1],
-                n_chosen: logps[0].len(),
-                n_rejected: logps[1].len(),
-            };
+            let (sums, lengths) = ([total(&logps[0]), total(&logps[1])], [logps[0].len(), logps[1].len()]);
+            let pair = pair_logps(&preference, &sums, reference, lengths);
             let found = preference.of(&pair, units.n_rows);
             tally.loss += found.loss;
             tally.reward_chosen += found.reward_chosen;
@@ -118,6 +112,19 @@ pub(super) fn row_loss(
             Kind::Internal,
             format!("a row of line {} does not suit method {}", sample.line(), config.method.name()),
         )),
+    }
+}
+
+/// A pair's sums as its loss takes them: those of a reference are 0 where the loss has none.
+pub(super) fn pair_logps(preference: &Preference, sums: &[f64], reference: &[f64], lengths: [usize; 2]) -> PairLogps {
+    let reference = if preference.loss.has_reference() { reference } else { &[0.0; 2] };
+    PairLogps {
+        chosen: sums[0],
+        rejected: sums[1],
+        ref_chosen: reference[0],
+        ref_rejected: reference[1],
+        n_chosen: lengths[0],
+        n_rejected: lengths[1],
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a trainer moves.
 
+use crate::adapter::Lora;
 use crate::data::Sequence;
 use crate::engine::Engine;
 use crate::error::Result;
@@ -20,6 +21,14 @@ pub trait Policy {
     fn gradient(&self, i: usize) -> &[f32];
     /// Sets all gradients to zero.
     fn zero_gradients(&mut self);
+    /// Block of the model that tensor `i` belongs to, if it belongs to one.
+    fn block(&self, _i: usize) -> Option<usize> {
+        None
+    }
+    /// The adapter as it is now, for a policy that moves one.
+    fn adapter(&self) -> Option<Lora> {
+        None
+    }
 }
 
 impl Policy for Engine {
@@ -50,5 +59,14 @@ impl Policy for Engine {
 
     fn zero_gradients(&mut self) {
         Engine::zero_gradients(self);
+    }
+
+    fn block(&self, i: usize) -> Option<usize> {
+        let (name, _) = self.parameter_info(*self.trainable().get(i)?);
+        name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+    }
+
+    fn adapter(&self) -> Option<Lora> {
+        self.deltas().into_iter().find(|delta| delta.trainable).map(|delta| delta.lora)
     }
 }

@@ -3,10 +3,22 @@
 use super::config::TrainConfig;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::write_atomically;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// Files that a run makes; overwriting removes these and nothing else.
-const FILES: [&str; 3] = ["config.toml", "metrics.jsonl", "adapter.gguf"];
+/// Files that a run makes; overwriting removes these, adapters kept on the way, and nothing else.
+const FILES: [&str; 8] = [
+    "config.toml",
+    "metrics.jsonl",
+    "adapter.gguf",
+    "run.json",
+    "eval-items.jsonl",
+    "samples.jsonl",
+    "tax.json",
+    "report.html",
+];
+/// Where adapters of measurements on the way lie.
+const KEPT: &str = "adapters";
 
 /// The directory of one run.
 #[derive(Clone, Debug)]
@@ -25,9 +37,12 @@ impl RunDir {
                     format!("{}: the run directory exists; --overwrite replaces the run in it", path.display());
                 return Err(Error::new(Kind::Output, message));
             }
-            for file in FILES.map(|f| path.join(f)).into_iter().filter(|f| f.exists()) {
+            let former = FILES.map(|f| path.join(f)).into_iter().filter(|f| f.exists());
+            for file in former.chain(kept(&path.join(KEPT))) {
                 std::fs::remove_file(&file).map_err(|e| Error::io(&file, "cannot remove the former run's file", &e))?;
             }
+            // Left where the user put something of their own into it.
+            let _ = std::fs::remove_dir(path.join(KEPT));
         } else {
             std::fs::create_dir_all(path).map_err(|e| {
                 Error::new(Kind::Output, format!("{}: the run directory cannot be made: {e}", path.display()))
@@ -41,6 +56,52 @@ impl RunDir {
         write_atomically(&self.path.join("config.toml"), config.to_toml()?.as_bytes())
     }
 
+    /// A run directory that is there.
+    pub fn open(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes one JSON object per line.
+    pub fn write_lines<T: Serialize>(&self, name: &str, rows: &[T]) -> Result<()> {
+        write_atomically(&self.path.join(name), json_lines(rows)?.as_bytes())
+    }
+
+    /// The adapter measured after `step`, kept on the way; its directory is made.
+    pub fn kept_adapter(&self, step: usize) -> Result<PathBuf> {
+        Ok(self.keep()?.join(format!("step-{step:06}.gguf")))
+    }
+
+    /// The adapter of the best measurement so far; its directory is made.
+    pub fn best_adapter(&self) -> Result<PathBuf> {
+        Ok(self.keep()?.join("best.gguf"))
+    }
+
+    fn keep(&self) -> Result<PathBuf> {
+        let path = self.path.join(KEPT);
+        std::fs::create_dir_all(&path).map_err(|e| Error::io(&path, "cannot make the directory", &e))?;
+        Ok(path)
+    }
+
+    /// Removes adapters kept on the way but for the `n` latest ones and the best one.
+    pub fn prune_adapters(&self, n: usize) -> Result<()> {
+        let mut files: Vec<_> = kept(&self.path.join(KEPT)).into_iter().filter(|f| !f.ends_with("best.gguf")).collect();
+        files.sort();
+        for file in files.iter().rev().skip(n) {
+            std::fs::remove_file(file).map_err(|e| Error::io(file, "cannot remove", &e))?;
+        }
+        Ok(())
+    }
+
+    /// The run's record.
+    pub fn record(&self) -> PathBuf {
+        self.path.join("run.json")
+    }
+
     /// The metrics file.
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
@@ -50,6 +111,26 @@ impl RunDir {
     pub fn adapter(&self) -> PathBuf {
         self.path.join("adapter.gguf")
     }
+}
+
+/// Rows as JSON lines.
+pub fn json_lines<T: Serialize>(rows: &[T]) -> Result<String> {
+    let mut text = String::new();
+    for row in rows {
+        text += &serde_json::to_string(row).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// Adapters in a directory of those kept on the way.
+fn kept(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let ours = |path: &PathBuf| {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        name == "best.gguf" || (name.starts_with("step-") && name.ends_with(".gguf"))
+    };
+    entries.filter(ours).collect()
 }
 
 #[cfg(test)]

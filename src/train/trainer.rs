@@ -1,13 +1,14 @@
 //! The loop over optimizer steps.
 
 use super::config::{Method, TrainConfig};
+use super::course::Measured;
 use super::evaluate::{totals, References};
 use super::objective::{baseline, mismatched, n_loss_tokens, row_loss, StepUnits, Tally};
 use super::policy::Policy;
 use crate::data::{order, Dataset, Sequence};
 use crate::engine::Layout;
 use crate::error::{Error, Kind, Result};
-use crate::optim::{clip_factor, global_norm, AdamW, Schedule};
+use crate::optim::{clip_factor, sum_of_squares, AdamW, Schedule};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::time::Instant;
@@ -25,6 +26,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
+    /// The same of every block's trainable tensors, before clipping; empty for a policy without blocks.
+    pub block_grad_norms: Vec<f64>,
     /// Rate of the step.
     pub learning_rate: f64,
     /// Tokens seen so far, prompts included.
@@ -43,6 +46,14 @@ pub trait Observer {
     fn on_reference(&mut self, _done: usize, _n_sequences: usize) {}
     /// Called after every step; false ends the run.
     fn on_step(&mut self, report: &StepReport) -> Result<bool>;
+    /// Called after `on_step` with what was moved, to measure or to save it; false ends the run.
+    fn after_step(&mut self, _report: &StepReport, _policy: &mut dyn Policy) -> Result<bool> {
+        Ok(true)
+    }
+    /// Called after a measurement of held-out rows, by a [`Course`](super::Course).
+    fn on_evaluation(&mut self, _measured: &Measured, _is_best: bool) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A run in progress. `D` is how it holds its rows: `&Dataset`, or `Arc<Dataset>` for a run that outlives its caller's frame.
@@ -102,7 +113,7 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
     pub fn run(&mut self, policy: &mut dyn Policy, observer: &mut dyn Observer) -> Result<()> {
         for step in 0..self.n_steps {
             let report = self.step(policy, step)?;
-            if !observer.on_step(&report)? {
+            if !observer.on_step(&report)? || !observer.after_step(&report, policy)? {
                 break;
             }
         }
@@ -153,7 +164,8 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
             self.num_tokens += sequences.iter().map(|s| s.tokens.len()).sum::<usize>();
         }
         let n_tensors = policy.lengths().len();
-        let grad_norm = global_norm((0..n_tensors).map(|i| policy.gradient(i)));
+        let squares: Vec<f64> = (0..n_tensors).map(|i| sum_of_squares(policy.gradient(i))).collect();
+        let grad_norm = squares.iter().sum::<f64>().sqrt();
         if !grad_norm.is_finite() {
             return Err(self.numeric(step, &rows, "the gradient's norm", grad_norm));
         }
@@ -163,8 +175,8 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
             let (values, gradient) = policy.tensor(i);
             self.adam.update(i, values, gradient, factor, learning_rate);
         }
-        let step_seconds = begun.elapsed().as_secs_f64();
-        Ok(StepReport { step_seconds, ..self.report(step, &tally, grad_norm, learning_rate) })
+        let (block_grad_norms, step_seconds) = (block_norms(policy, &squares), begun.elapsed().as_secs_f64());
+        Ok(StepReport { block_grad_norms, step_seconds, ..self.report(step, &tally, grad_norm, learning_rate) })
     }
 
     /// Rows in runs that fit one forward, none larger than a batch.
@@ -234,6 +246,7 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
             epoch: (step + 1) as f64 / per_epoch as f64,
             loss: tally.loss,
             grad_norm,
+            block_grad_norms: Vec::new(),
             learning_rate,
             num_tokens: self.num_tokens,
             metrics,
@@ -241,4 +254,17 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
             seconds: self.started.elapsed().as_secs_f64(),
         }
     }
+}
+
+/// Norms by block from the sums of squares of the tensors.
+fn block_norms(policy: &dyn Policy, squares: &[f64]) -> Vec<f64> {
+    let mut sums = Vec::new();
+    for (i, square) in squares.iter().enumerate() {
+        let Some(block) = policy.block(i) else { continue };
+        if sums.len() <= block {
+            sums.resize(block + 1, 0.0);
+        }
+        sums[block] += square;
+    }
+    sums.into_iter().map(f64::sqrt).collect()
 }

@@ -17,6 +17,7 @@ mod random;
 mod real_model;
 mod refusals;
 mod rules;
+mod runs;
 mod small;
 mod tidy;
 mod tiny;

@@ -1,0 +1,84 @@
+//! Held-out rows over a run: measured at its start, which is their reference, and as often as wanted after it.
+
+use super::config::{Method, TrainConfig};
+use super::evaluate::{evaluate, row_scores, EvalReport, References, RowScore};
+use super::objective::{baseline, pair_logps};
+use super::policy::Policy;
+use crate::data::{Dataset, Sample};
+use crate::error::Result;
+use crate::loss::{kto, ExampleLogps};
+use std::ops::Deref;
+
+/// Held-out rows, and what the weights at the run's start make of them. `D` is `&Dataset` or `Arc<Dataset>`.
+#[derive(Debug)]
+pub struct HeldOut<D> {
+    data: D,
+    start: References,
+    before: EvalReport,
+}
+
+impl<D: Deref<Target = Dataset>> HeldOut<D> {
+    /// Measures the start of a run: the policy as it is now.
+    pub fn new(config: &TrainConfig, data: D, policy: &mut dyn Policy) -> Result<Self> {
+        let start = measure(config, &data, policy)?;
+        let mut before = evaluate(&data, &start, Some(&start), config.beta)?;
+        before.loss = Some(loss(config, &data, &start, &start)?);
+        Ok(Self { data, start, before })
+    }
+
+    /// The rows.
+    pub fn data(&self) -> &Dataset {
+        &self.data
+    }
+
+    /// What was measured at the start.
+    pub fn before(&self) -> &EvalReport {
+        &self.before
+    }
+
+    /// Measures the policy as it is now: the report, and every row's own scores.
+    pub fn measure(&self, config: &TrainConfig, policy: &mut dyn Policy) -> Result<(EvalReport, Vec<RowScore>)> {
+        let now = measure(config, &self.data, policy)?;
+        let mut report = evaluate(&self.data, &now, Some(&self.start), config.beta)?;
+        report.loss = Some(loss(config, &self.data, &now, &self.start)?);
+        Ok((report, row_scores(&self.data, &now, Some(&self.start), config.beta)?))
+    }
+}
+
+fn measure(config: &TrainConfig, data: &Dataset, policy: &mut dyn Policy) -> Result<References> {
+    let rows: Vec<usize> = (0..data.samples.len()).collect();
+    let mismatched = (config.method == Method::Kto).then_some(config.max_length);
+    References::of_rows(policy, &data.samples, &rows, mismatched, config.micro_batch_tokens, &mut |_| {})
+}
+
+/// The run's loss over all held-out rows, as over one optimizer step.
+fn loss(config: &TrainConfig, data: &Dataset, now: &References, start: &References) -> Result<f64> {
+    let n = data.samples.len();
+    let kl = match config.method {
+        Method::Kto => {
+            let sums = |r: &References| (0..n).map(|row| r.of_mismatched(row)).collect::<Result<Vec<_>>>();
+            baseline(&sums(now)?, &sums(start)?)
+        }
+        Method::Sft | Method::Dpo => 0.0,
+    };
+    let (mut sum, mut n_tokens) = (0.0, 0);
+    for (row, sample) in data.samples.iter().enumerate() {
+        let (sums, reference) = (now.of(row)?, start.of(row)?);
+        match sample {
+            Sample::Completion { sequence, .. } => {
+                sum -= sums[0];
+                n_tokens += sequence.tokens.len() - sequence.prompt_len;
+            }
+            Sample::Pair { chosen, rejected, .. } => {
+                let lengths = [chosen, rejected].map(|s| s.tokens.len() - s.prompt_len);
+                let preference = config.preference()?;
+                sum += preference.of(&pair_logps(&preference, sums, reference, lengths), n).loss;
+            }
+            Sample::Labelled { desirable, .. } => {
+                let example = ExampleLogps { policy: sums[0], reference: reference[0], desirable: *desirable };
+                sum += kto(&example, kl, config.beta, [config.desirable_weight, config.undesirable_weight], n).loss;
+            }
+        }
+    }
+    Ok(if n_tokens > 0 { sum / n_tokens as f64 } else { sum })
+}
