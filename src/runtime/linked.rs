@@ -5,37 +5,21 @@
 
 use super::abi::*;
 use super::guard::{on_abort, OnAbort};
+use super::log::{keep_errors, Log};
 use ggml_sys as sys;
-use std::ffi::{c_char, c_int, c_void, CStr};
-use std::sync::Mutex;
+use std::ffi::{c_char, c_int, c_void};
 
-/// Error lines that llama.cpp logged since the last look; its log is process-wide.
-static LOG: Mutex<String> = Mutex::new(String::new());
-const LOG_BYTES_MAX: usize = 4096;
-
-unsafe extern "C" fn keep_errors(level: sys::ggml_log_level, text: *const c_char, _user: *mut c_void) {
-    if level != sys::GGML_LOG_LEVEL_ERROR || text.is_null() {
-        return;
-    }
-    // SAFETY: ggml passes a NUL-terminated line that lives during the call.
-    let line = unsafe { CStr::from_ptr(text) }.to_string_lossy();
-    if let Ok(mut log) = LOG.lock() {
-        log.push_str(&line);
-        let mut excess = log.len().saturating_sub(LOG_BYTES_MAX);
-        while !log.is_char_boundary(excess) {
-            excess += 1;
-        }
-        log.drain(..excess);
-    }
-}
+/// What llama.cpp logged; its log is process-wide.
+static LOG: Log = Log::new();
 
 unsafe extern "C" fn last_log(buf: *mut c_char, bytes: usize) -> usize {
-    let Ok(mut log) = LOG.lock() else { return 0 };
-    let n = log.len().min(bytes);
     // SAFETY: the caller owns `bytes` bytes at `buf`.
-    unsafe { std::ptr::copy_nonoverlapping(log.as_ptr().cast(), buf, n) };
-    log.clear();
-    n
+    unsafe { LOG.take(buf, bytes) }
+}
+
+unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, user: *mut c_void) {
+    // SAFETY: forwarded; `user` is the log below.
+    unsafe { keep_errors(level as c_int, text, user) }
 }
 
 unsafe extern "C" fn to_float(ty: c_int) -> Option<ToFloat> {
@@ -231,7 +215,7 @@ pub(super) fn table() -> Table {
         // SAFETY: both are plain functions; only guarded threads unwind, through functions that are declared to.
         unsafe {
             sys::llama_backend_init();
-            sys::llama_log_set(Some(keep_errors), std::ptr::null_mut());
+            sys::llama_log_set(Some(on_log), std::ptr::from_ref(&LOG).cast_mut().cast());
             sys::ggml_set_abort_callback(Some(std::mem::transmute::<OnAbort, unsafe extern "C" fn(*const c_char)>(
                 on_abort,
             )));

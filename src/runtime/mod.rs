@@ -11,6 +11,10 @@ mod graph;
 mod guard;
 #[cfg(feature = "linked")]
 mod linked;
+#[cfg(all(feature = "loaded", unix, target_arch = "x86_64"))]
+mod loaded;
+#[cfg(any(feature = "linked", feature = "loaded"))]
+mod log;
 mod model;
 mod names;
 
@@ -40,6 +44,38 @@ impl Runtime {
     pub fn linked() -> Result<Arc<Self>> {
         // SAFETY: the table holds the built-in llama.cpp's functions.
         unsafe { Self::from_table(linked::table()) }
+    }
+
+    /// The llama.cpp that this process has loaded, whatever its files are called: a host's own, whose models may be attached.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] if there is none, or more than one, or one that is not known: the message has the reason.
+    #[cfg(feature = "loaded")]
+    pub fn from_process() -> Result<Arc<Self>> {
+        #[cfg(all(unix, target_arch = "x86_64"))]
+        {
+            let (table, _) = loaded::from_process()?;
+            // SAFETY: the table holds the functions of one loaded llama.cpp that is never unloaded.
+            unsafe { Self::from_table(table) }
+        }
+        #[cfg(not(all(unix, target_arch = "x86_64")))]
+        Err(Error::new(Kind::Unsupported, LOADED_ELSEWHERE))
+    }
+
+    /// The llama.cpp in a shared library, or in the one `libllama` of a directory; it is loaded unless the process has it.
+    ///
+    /// # Errors
+    /// [`Kind::Missing`] if there is no such library, [`Kind::Unsupported`] if it cannot be loaded or is not known.
+    #[cfg(feature = "loaded")]
+    pub fn from_library(path: &std::path::Path) -> Result<Arc<Self>> {
+        #[cfg(all(unix, target_arch = "x86_64"))]
+        {
+            let (table, _) = loaded::from_library(path)?;
+            // SAFETY: as above.
+            unsafe { Self::from_table(table) }
+        }
+        #[cfg(not(all(unix, target_arch = "x86_64")))]
+        Err(Error::new(Kind::Unsupported, format!("{}: {LOADED_ELSEWHERE}", path.display())))
     }
 
     /// Takes a filled table after comparing what can be compared.
@@ -153,6 +189,9 @@ impl Runtime {
         String::from_utf8_lossy(&buf).trim().replace('\n', "; ")
     }
 }
+
+#[cfg(all(feature = "loaded", not(all(unix, target_arch = "x86_64"))))]
+const LOADED_ELSEWHERE: &str = "how a loaded llama.cpp passes its parameters is known for Unix on x86-64 only";
 
 /// The threads that are started where `wanted` are asked for: no more than there are cores. ggml's threads spin while they
 /// wait for each other, so that a few too many make a computation a hundred times slower.

@@ -34,12 +34,25 @@ pub(crate) struct Run {
 impl Bench {
     /// Grouped queries and an output matrix of its own; matrices of type `weights`.
     pub(crate) fn open(weights: Type) -> Self {
+        Self::on(&Runtime::linked().unwrap(), weights)
+    }
+
+    /// The same on a given llama.cpp.
+    pub(crate) fn on(runtime: &Arc<Runtime>, weights: Type) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("model.gguf");
         tiny::find("llama-untied").write(&path, weights).unwrap();
-        let model = Model::open(&Runtime::linked().unwrap(), &path).unwrap();
+        let model = Model::open(runtime, &path).unwrap();
         let trace = Arc::new(trace(&model).unwrap());
         Self { directory, model, trace }
+    }
+
+    pub(crate) fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    pub(crate) fn trace(&self) -> &Arc<Trace> {
+        &self.trace
     }
 
     pub(crate) fn model_path(&self) -> PathBuf {

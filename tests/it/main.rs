@@ -9,6 +9,8 @@ mod golden;
 mod gradients;
 mod graph;
 mod hostile;
+#[cfg(feature = "loaded")]
+mod loaded;
 mod logits;
 mod merge;
 mod models;
