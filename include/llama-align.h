@@ -99,6 +99,18 @@
 // Bytes of an error's message, the terminating NUL included.
 #define LLAMA_ALIGN_MESSAGE_BYTES 1016
 
+// A message of llama.cpp's insides.
+#define LLAMA_ALIGN_LOG_DEBUG 1
+
+// A message of what was done.
+#define LLAMA_ALIGN_LOG_INFO 2
+
+// A message of what works, but perhaps not as wanted.
+#define LLAMA_ALIGN_LOG_WARN 3
+
+// A message of what failed.
+#define LLAMA_ALIGN_LOG_ERROR 4
+
 // BF16 where the CPU multiplies it faster, F32 elsewhere.
 #define LLAMA_ALIGN_PRECISION_AUTO 0
 
@@ -155,9 +167,16 @@ typedef struct llama_align_adapter llama_align_adapter;
 // them. Threads: any number at once.
 typedef struct llama_align_dataset llama_align_dataset;
 
-// A frozen model, mapped from its GGUF file. Lifetime: from _open to _free; adapters, datasets and trainers made from it keep
+// What a host fills in with llama-align-host.h, which it compiles against its own llama.cpp.
+typedef struct llama_align_host llama_align_host;
+
+// A frozen model: a GGUF file, mapped, or a host's. Lifetime: from _open to _free; adapters, datasets and trainers made from it keep
 // what they need, so it may be freed before them. Threads: any number at once.
 typedef struct llama_align_model llama_align_model;
+
+// A llama.cpp: the one that is built into this library, or the host's. Lifetime: models keep what they need of it. Threads: any
+// number at once.
+typedef struct llama_align_runtime llama_align_runtime;
 
 // A run: graph, optimizer and position in the data. Lifetime: from _new to _free; adapter, dataset and model may be freed
 // before, and a call that trains while its trainer is freed ends after its step. Threads: one call at a time trains, a second
@@ -178,7 +197,39 @@ typedef struct llama_align_error {
     char message[LLAMA_ALIGN_MESSAGE_BYTES];
 } llama_align_error;
 
-// What a file holds. Strings are UTF-8, terminated, and cut where they are longer.
+// What a runtime is. Strings are UTF-8, terminated, and cut where they are longer.
+typedef struct llama_align_runtime_info {
+    // sizeof(llama_align_runtime_info), set by the caller.
+    uint32_t struct_size;
+    // 1 if it is a host's, 0 if it is the built-in one.
+    uint32_t is_host;
+    // The version that ggml reports.
+    char ggml_version[64];
+} llama_align_runtime_info;
+
+// Takes a message: `level` is one of LLAMA_ALIGN_LOG_*, `text` (borrowed) a line without its end, valid during the call. It runs on
+// the thread of the call that has something to say, and must not throw or longjmp.
+typedef void (*llama_align_log_fn)(uint32_t level, const char *text, void *user_data);
+
+// Where a model's weights are read.
+typedef struct llama_align_placement {
+    // sizeof(llama_align_placement), set by the caller.
+    uint32_t struct_size;
+    // Tensors that are read where the runtime keeps them.
+    uint32_t n_shared;
+    // Tensors that are read from a map of the file, since the runtime keeps them in a layout of its own.
+    uint32_t n_mapped;
+    // Tensors that cannot be read.
+    uint32_t n_refused;
+    // Bytes of the first kind.
+    uint64_t shared_bytes;
+    // Bytes of the second kind.
+    uint64_t mapped_bytes;
+    // Bytes of the third kind.
+    uint64_t refused_bytes;
+} llama_align_placement;
+
+// What a model is. Of a host's model that was attached without its file, n_tensors, gguf_version and weights_bytes are 0. Strings are UTF-8, terminated, and cut where they are longer.
 typedef struct llama_align_model_info {
     // sizeof(llama_align_model_info), set by the caller.
     uint32_t struct_size;
@@ -432,12 +483,72 @@ LLAMA_ALIGN_API uint32_t llama_align_abi(void);
 LLAMA_ALIGN_API
 const char *llama_align_status_name(llama_align_status status);
 
+// The llama.cpp that is built into this library. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT,
+// UNSUPPORTED (a build without one). Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_runtime_built_in(struct llama_align_runtime **out,
+                                                struct llama_align_error *err);
+
+// The llama.cpp of a host: what llama_align_host_fill() of llama-align-host.h filled in. `host` (borrowed): not NULL. `out` (owned):
+// not NULL; NULL is written on failure. The host's libraries stay loaded for good. Where an assertion of the host's ggml fails, the
+// process ends as it would without this library. Errors: ARGUMENT (not filled in, or by another version of that header),
+// UNSUPPORTED (a ggml whose structs are laid out differently). Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_runtime_from_host(const struct llama_align_host *host,
+                                                 struct llama_align_runtime **out,
+                                                 struct llama_align_error *err);
+
+// Frees a runtime; NULL is fine. Since 0.1.
+LLAMA_ALIGN_API void llama_align_runtime_free(struct llama_align_runtime *runtime);
+
+// What it is. `out` (borrowed): not NULL, struct_size set. Errors: ARGUMENT, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_runtime_describe(const struct llama_align_runtime *runtime,
+                                                struct llama_align_runtime_info *out,
+                                                struct llama_align_error *err);
+
+// Sends messages of this runtime, its models and their trainers to a callback; without one they go nowhere. Messages of a host's
+// llama.cpp stay with the host. `fn_`: NULL for nobody. `user_data` (shared): passed on; it must live until another callback was set
+// and no call that began before is running, or all of these handles are freed. Errors: ARGUMENT, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_runtime_set_log(const struct llama_align_runtime *runtime,
+                                               llama_align_log_fn fn_,
+                                               void *user_data,
+                                               struct llama_align_error *err);
+
 // Validates and opens a GGUF model. `path` (borrowed): not NULL. `out` (owned): not NULL; NULL is written on failure. Errors:
 // ARGUMENT, MISSING, IO, FORMAT, MISMATCH (an adapter), UNSUPPORTED, MEMORY. Since 0.1.
 LLAMA_ALIGN_API
 llama_align_status llama_align_model_open(const char *path,
                                           struct llama_align_model **out,
                                           struct llama_align_error *err);
+
+// The same by another llama.cpp. `runtime`: shared. Everything else as in llama_align_model_open(). Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_model_open_with(const struct llama_align_runtime *runtime,
+                                               const char *path,
+                                               struct llama_align_model **out,
+                                               struct llama_align_error *err);
+
+// Takes a model that the host has open: it is trained on its live weights, and nothing of it changes. `runtime`: shared; the host's.
+// `llama_model` (borrowed until this handle and all that was made from it are freed): a struct llama_model * of that runtime.
+// `path` (borrowed): the file it was loaded from, or NULL; weights that the host keeps in a layout of its own (a buffer such as
+// CPU_REPACK) are read from there, mapped, and without it cannot be trained: llama_align_model_placement() tells. Meanwhile the
+// host may decode, but not free the model. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, MISSING, IO,
+// FORMAT, MISMATCH (not the model's file), UNSUPPORTED, MEMORY, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_model_attach(const struct llama_align_runtime *runtime,
+                                            void *llama_model,
+                                            const char *path,
+                                            struct llama_align_model **out,
+                                            struct llama_align_error *err);
+
+// Where the weights that the model computes with are read. `out` (borrowed): not NULL, struct_size set. Errors: ARGUMENT,
+// UNSUPPORTED, MEMORY, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_model_placement(const struct llama_align_model *model,
+                                               struct llama_align_placement *out,
+                                               struct llama_align_error *err);
 
 // Frees a model; NULL is fine. Since 0.1.
 LLAMA_ALIGN_API void llama_align_model_free(struct llama_align_model *model);
@@ -558,6 +669,15 @@ llama_align_status llama_align_adapter_load(const struct llama_align_model *mode
                                             const char *path,
                                             struct llama_align_adapter **out,
                                             struct llama_align_error *err);
+
+// Reads an adapter from the bytes of its file. `model`: shared. `buf` (borrowed): `buf_bytes` bytes. `out` (owned): not NULL; NULL
+// is written on failure. Errors: ARGUMENT, FORMAT, MISMATCH (made for another model), UNSUPPORTED, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_from_memory(const struct llama_align_model *model,
+                                                   const uint8_t *buf,
+                                                   size_t buf_bytes,
+                                                   struct llama_align_adapter **out,
+                                                   struct llama_align_error *err);
 
 // Writes a GGUF adapter that unmodified llama.cpp loads. The file is complete under its name, or what was there before stays.
 // Callback-safe. `path` (borrowed): not NULL. Errors: ARGUMENT, MISSING (the directory), IO, POISONED. Since 0.1.

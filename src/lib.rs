@@ -12,6 +12,7 @@
 //! packed axis, `V` vocabulary, `K` and `N` a weight's row length and number of rows, `R` rank, `H` heads.
 
 pub mod error;
+pub mod log;
 pub mod os;
 
 pub mod gguf;

@@ -13,8 +13,8 @@ pub struct Lineage {
     pub architecture: String,
     /// The base's `general.name`, if it has one.
     pub base_name: Option<String>,
-    /// Fingerprint of the base: `gguf::base_hash`.
-    pub base_hash: String,
+    /// Fingerprint of the base: `gguf::base_hash`; `None` where there is no file to take it of.
+    pub base_hash: Option<String>,
     /// How it was trained: sft, dpo, kto.
     pub method: String,
 }
@@ -45,7 +45,9 @@ fn writer(lora: &Lora, lineage: &Lineage) -> Result<Writer> {
     }
     writer.set("adapter.type", text("lora"));
     writer.set("adapter.lora.alpha", Value::F32(lora.alpha));
-    writer.set(crate::gguf::BASE_HASH, text(&lineage.base_hash));
+    if let Some(hash) = &lineage.base_hash {
+        writer.set(crate::gguf::BASE_HASH, text(hash));
+    }
     writer.set(METHOD, text(&lineage.method));
     for factor in &lora.factors {
         let (n_in, n_out, rank) = (factor.n_in as u64, factor.n_out as u64, factor.rank as u64);

@@ -46,7 +46,7 @@ mod tests {
         let lineage = Lineage {
             architecture: "llama".into(),
             base_name: Some("tiny".into()),
-            base_hash: "ab".into(),
+            base_hash: Some("ab".into()),
             method: "dpo".into(),
         };
         let directory = tempfile::tempdir().unwrap();

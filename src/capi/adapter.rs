@@ -5,7 +5,7 @@ use super::handle::{get, Object};
 use super::model::{llama_align_model, ModelObject};
 use super::params::{init, read, Params, Struct};
 use super::status::{argument, llama_align_error, llama_align_status};
-use super::text::text;
+use super::text::{array, text};
 use super::LLAMA_ALIGN_OK;
 use crate::adapter::{export, import, resolve_targets, to_bytes, Lineage, Linear, Lora, METHOD};
 use crate::error::Result;
@@ -90,11 +90,10 @@ impl AdapterObject {
         Ok(Self::new(model, lora, "untrained"))
     }
 
-    fn load(model: Arc<ModelObject>, path: &Path) -> Result<Self> {
-        let file = gguf::File::open(path)?;
-        gguf::check_fits(&gguf::validate_adapter(&file)?, &model.file)?;
+    fn read(model: Arc<ModelObject>, file: &gguf::File) -> Result<Self> {
+        model.check_fits(&gguf::validate_adapter(file)?)?;
         let method = file.get(METHOD).and_then(Value::as_str).unwrap_or("untrained").to_owned();
-        Ok(Self::new(model, import(&file)?, &method))
+        Ok(Self::new(model, import(file)?, &method))
     }
 
     /// The factors as they are now. Held for as long as it takes to copy them.
@@ -105,8 +104,8 @@ impl AdapterObject {
     /// A copy of the factors, and where they come from.
     fn snapshot(&self) -> (Lora, Lineage) {
         let Factors { lora, method } = self.factors().clone();
-        let base_name = self.model.name().map(str::to_owned);
-        let (architecture, base_hash) = (self.model.model.architecture(), self.model.hash().to_owned());
+        let base_name = self.model.name();
+        let (architecture, base_hash) = (self.model.model.architecture(), self.model.hash().map(str::to_owned));
         (lora, Lineage { architecture, base_name, base_hash, method })
     }
 }
@@ -158,7 +157,28 @@ pub unsafe extern "C" fn llama_align_adapter_load(
     let call = || {
         let model = get::<ModelObject>(model)?;
         // SAFETY: pointers are what the header asks for.
-        AdapterObject::load(model.share(), Path::new(unsafe { text(path, "path") }?))
+        let file = gguf::File::open(Path::new(unsafe { text(path, "path") }?))?;
+        AdapterObject::read(model.share(), &file)
+    };
+    // SAFETY: as above.
+    unsafe { create(out, err, call) }
+}
+
+/// Reads an adapter from the bytes of its file. `model`: shared. `buf` (borrowed): `buf_bytes` bytes. `out` (owned): not NULL; NULL
+/// is written on failure. Errors: ARGUMENT, FORMAT, MISMATCH (made for another model), UNSUPPORTED, POISONED. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_adapter_from_memory(
+    model: *const llama_align_model,
+    buf: *const u8,
+    buf_bytes: usize,
+    out: *mut *mut llama_align_adapter,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        let model = get::<ModelObject>(model)?;
+        // SAFETY: pointers are what the header asks for.
+        let bytes = unsafe { array(buf, buf_bytes, "buf") }?.to_vec();
+        AdapterObject::read(model.share(), &gguf::File::from_bytes(bytes, "the adapter in memory")?)
     };
     // SAFETY: as above.
     unsafe { create(out, err, call) }

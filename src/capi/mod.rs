@@ -21,6 +21,7 @@ mod model;
 mod params;
 mod progress;
 mod run;
+mod runtime;
 mod status;
 mod text;
 mod trainer;
@@ -30,6 +31,7 @@ pub use dataset::*;
 pub use evaluate::*;
 pub use model::*;
 pub use progress::*;
+pub use runtime::*;
 pub use status::*;
 pub use trainer::*;
 

@@ -3,6 +3,7 @@
 use super::guard::{create, free, guard};
 use super::handle::{get, Object};
 use super::params::{init, read, Out, Params, Struct};
+use super::runtime::{built_in, llama_align_runtime, LogSlot, RuntimeObject};
 use super::status::{argument, llama_align_error, llama_align_status};
 use super::text::{fill, text};
 use super::LLAMA_ALIGN_OK;
@@ -10,14 +11,15 @@ use crate::check::{checked_trace, Report};
 use crate::engine::Form;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
+use crate::log::{say, Level};
 use crate::runtime::{Model, Runtime};
-use crate::trace::Trace;
+use crate::trace::{trace, Placement, Trace};
 use crate::train::Precision;
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// A frozen model, mapped from its GGUF file. Lifetime: from _open to _free; adapters, datasets and trainers made from it keep
+/// A frozen model: a GGUF file, mapped, or a host's. Lifetime: from _open to _free; adapters, datasets and trainers made from it keep
 /// what they need, so it may be freed before them. Threads: any number at once.
 #[derive(Debug)]
 pub struct llama_align_model {
@@ -31,7 +33,7 @@ pub const LLAMA_ALIGN_PRECISION_F32: u32 = 1;
 /// Weights and activations are rounded to BF16 before they are multiplied; sums are in F32.
 pub const LLAMA_ALIGN_PRECISION_BF16: u32 = 2;
 
-/// What a file holds. Strings are UTF-8, terminated, and cut where they are longer.
+/// What a model is. Of a host's model that was attached without its file, n_tensors, gguf_version and weights_bytes are 0. Strings are UTF-8, terminated, and cut where they are longer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct llama_align_model_info {
@@ -57,6 +59,26 @@ pub struct llama_align_model_info {
     pub architecture: [c_char; 64],
     /// general.name, empty where the file has none.
     pub name: [c_char; 128],
+}
+
+/// Where a model's weights are read.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct llama_align_placement {
+    /// sizeof(llama_align_placement), set by the caller.
+    pub struct_size: u32,
+    /// Tensors that are read where the runtime keeps them.
+    pub n_shared: u32,
+    /// Tensors that are read from a map of the file, since the runtime keeps them in a layout of its own.
+    pub n_mapped: u32,
+    /// Tensors that cannot be read.
+    pub n_refused: u32,
+    /// Bytes of the first kind.
+    pub shared_bytes: u64,
+    /// Bytes of the second kind.
+    pub mapped_bytes: u64,
+    /// Bytes of the third kind.
+    pub refused_bytes: u64,
 }
 
 /// How to check. Fill it in with llama_align_check_params_init().
@@ -100,6 +122,12 @@ unsafe impl Struct for llama_align_model_info {
 }
 
 // SAFETY: as above.
+unsafe impl Struct for llama_align_placement {
+    const NAME: &'static str = "llama_align_placement";
+    const BYTES_V1: usize = size_of::<Self>();
+}
+
+// SAFETY: as above.
 unsafe impl Struct for llama_align_check_report {
     const NAME: &'static str = "llama_align_check_report";
     const BYTES_V1: usize = size_of::<Self>();
@@ -120,7 +148,9 @@ impl Params for llama_align_check_params {
 /// An open model and what was found out about it.
 pub(super) struct ModelObject {
     pub(super) model: Arc<Model>,
-    pub(super) file: gguf::File,
+    pub(super) log: Arc<LogSlot>,
+    /// `None` only for a host's model.
+    file: Option<Arc<gguf::File>>,
     hash: OnceLock<String>,
     checked: Mutex<Vec<(Form, Arc<Trace>, Report)>>,
 }
@@ -131,11 +161,32 @@ impl Object for ModelObject {
 }
 
 impl ModelObject {
-    fn open(path: &Path) -> Result<Self> {
-        let file = gguf::File::open(path)?;
-        gguf::validate_model(&file)?;
-        let model = Model::open(&runtime()?, path)?;
-        Ok(Self { model, file, hash: OnceLock::new(), checked: Mutex::new(Vec::new()) })
+    fn new(model: Arc<Model>, log: Arc<LogSlot>, file: Option<Arc<gguf::File>>) -> Self {
+        Self { model, log, file, hash: OnceLock::new(), checked: Mutex::new(Vec::new()) }
+    }
+
+    fn open(runtime: &Arc<Runtime>, log: Arc<LogSlot>, path: &Path) -> Result<Self> {
+        log.clone().during(|| {
+            let file = validated(path)?;
+            let model = Model::open(runtime, path)?;
+            say(Level::Info, || format!("{}: {} blocks, opened", path.display(), model.n_layer()));
+            Ok(Self::new(model, log, Some(file)))
+        })
+    }
+
+    /// # Safety
+    /// As [`Model::attach`].
+    unsafe fn attach(runtime: &RuntimeObject, live: *mut c_void, path: Option<&Path>) -> Result<Self> {
+        if live.is_null() {
+            return Err(argument("llama_model is NULL"));
+        }
+        runtime.log.during(|| {
+            let file = path.map(validated).transpose()?;
+            // SAFETY: by the caller.
+            let model = unsafe { Model::attach(&runtime.runtime, live.cast(), file.clone()) }?;
+            say(Level::Info, || format!("{}: {} blocks, attached", model.path().display(), model.n_layer()));
+            Ok(Self::new(model, runtime.log.clone(), file))
+        })
     }
 
     /// The trace in a form that was compared with the runtime and can be trained, and what the comparison said; once per form.
@@ -144,7 +195,7 @@ impl ModelObject {
         if let Some((_, trace, report)) = checked.iter().find(|(f, ..)| *f == form) {
             return Ok((trace.clone(), report.clone()));
         }
-        let (trace, report) = checked_trace(&self.model, n_threads, form)?;
+        let (trace, report) = self.log.during(|| checked_trace(&self.model, n_threads, form))?;
         if let Some(op) = report.unsupported.first() {
             let message = format!("{}: {op}: no gradient rule for this op", self.model.path().display());
             return Err(Error::new(Kind::Unsupported, message));
@@ -153,25 +204,35 @@ impl ModelObject {
         Ok((trace, report))
     }
 
-    /// The fingerprint of its weights; the first call reads all of them.
-    pub(super) fn hash(&self) -> &str {
-        self.hash.get_or_init(|| base_hash(&self.file))
+    /// The fingerprint of the file's weights; the first call reads all of them.
+    pub(super) fn hash(&self) -> Option<&str> {
+        let file = self.file.as_ref()?;
+        Some(self.hash.get_or_init(|| base_hash(file)))
     }
 
-    /// Its name in the file.
-    pub(super) fn name(&self) -> Option<&str> {
-        self.file.get("general.name").and_then(Value::as_str)
+    /// Its name.
+    pub(super) fn name(&self) -> Option<String> {
+        match &self.file {
+            Some(file) => file.get("general.name").and_then(Value::as_str).map(str::to_owned),
+            None => self.model.meta("general.name"),
+        }
+    }
+
+    /// Whether an adapter belongs to it.
+    pub(super) fn check_fits(&self, adapter: &gguf::AdapterInfo) -> Result<()> {
+        if let Some(file) = &self.file {
+            return gguf::check_fits(adapter, file);
+        }
+        let weights = trace(&self.model)?.program.weights;
+        let shape = |name: &str| weights.iter().find(|w| w.name == name).map(|w| [w.ne[0] as u64, w.ne[1] as u64]);
+        gguf::check_shapes(adapter, self.model.path(), &self.model.architecture(), shape)
     }
 }
 
-#[cfg(feature = "linked")]
-fn runtime() -> Result<Arc<Runtime>> {
-    Runtime::linked()
-}
-
-#[cfg(not(feature = "linked"))]
-fn runtime() -> Result<Arc<Runtime>> {
-    Err(Error::new(Kind::Unsupported, "this build has no llama.cpp of its own"))
+fn validated(path: &Path) -> Result<Arc<gguf::File>> {
+    let file = gguf::File::open(path)?;
+    gguf::validate_model(&file)?;
+    Ok(Arc::new(file))
 }
 
 /// A precision by its number.
@@ -201,7 +262,79 @@ pub unsafe extern "C" fn llama_align_model_open(
     err: *mut llama_align_error,
 ) -> llama_align_status {
     // SAFETY: pointers are what the header asks for.
-    unsafe { create(out, err, || ModelObject::open(Path::new(text(path, "path")?))) }
+    let call = || ModelObject::open(&built_in()?, Arc::default(), Path::new(unsafe { text(path, "path") }?));
+    // SAFETY: as above.
+    unsafe { create(out, err, call) }
+}
+
+/// The same by another llama.cpp. `runtime`: shared. Everything else as in llama_align_model_open(). Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_model_open_with(
+    runtime: *const llama_align_runtime,
+    path: *const c_char,
+    out: *mut *mut llama_align_model,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        let runtime = get::<RuntimeObject>(runtime)?;
+        // SAFETY: pointers are what the header asks for.
+        ModelObject::open(&runtime.runtime, runtime.log.clone(), Path::new(unsafe { text(path, "path") }?))
+    };
+    // SAFETY: as above.
+    unsafe { create(out, err, call) }
+}
+
+/// Takes a model that the host has open: it is trained on its live weights, and nothing of it changes. `runtime`: shared; the host's.
+/// `llama_model` (borrowed until this handle and all that was made from it are freed): a struct llama_model * of that runtime.
+/// `path` (borrowed): the file it was loaded from, or NULL; weights that the host keeps in a layout of its own (a buffer such as
+/// CPU_REPACK) are read from there, mapped, and without it cannot be trained: llama_align_model_placement() tells. Meanwhile the
+/// host may decode, but not free the model. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, MISSING, IO,
+/// FORMAT, MISMATCH (not the model's file), UNSUPPORTED, MEMORY, POISONED. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_model_attach(
+    runtime: *const llama_align_runtime,
+    llama_model: *mut c_void,
+    path: *const c_char,
+    out: *mut *mut llama_align_model,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        let runtime = get::<RuntimeObject>(runtime)?;
+        // SAFETY: pointers are what the header asks for.
+        let path = if path.is_null() { None } else { Some(Path::new(unsafe { text(path, "path") }?)) };
+        // SAFETY: as above.
+        unsafe { ModelObject::attach(&runtime, llama_model, path) }
+    };
+    // SAFETY: as above.
+    unsafe { create(out, err, call) }
+}
+
+/// Where the weights that the model computes with are read. `out` (borrowed): not NULL, struct_size set. Errors: ARGUMENT,
+/// UNSUPPORTED, MEMORY, POISONED. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_model_placement(
+    model: *const llama_align_model,
+    out: *mut llama_align_placement,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        let object = get::<ModelObject>(model)?;
+        // SAFETY: `out` is what the header asks for.
+        let out = unsafe { Out::new(out) }?;
+        let Placement { shared, mapped, refused } = object.log.during(|| trace(&object.model))?.placement();
+        out.put(llama_align_placement {
+            struct_size: 0,
+            n_shared: shared.n_tensors as u32,
+            n_mapped: mapped.n_tensors as u32,
+            n_refused: refused.n_tensors as u32,
+            shared_bytes: shared.bytes,
+            mapped_bytes: mapped.bytes,
+            refused_bytes: refused.bytes,
+        });
+        Ok(LLAMA_ALIGN_OK)
+    };
+    // SAFETY: `err` is what the header asks for.
+    unsafe { guard(err, call) }
 }
 
 /// Frees a model; NULL is fine. Since 0.1.
@@ -221,21 +354,22 @@ pub unsafe extern "C" fn llama_align_model_describe(
         // SAFETY: `out` is what the header asks for.
         let (object, out) = (get::<ModelObject>(model)?, unsafe { Out::new(out) }?);
         let m = &object.model;
+        let tensors = object.file.as_ref().map_or(&[][..], |f| f.tensors());
         let mut info = llama_align_model_info {
             struct_size: 0,
             n_layer: m.n_layer() as u32,
             n_vocab: m.n_vocab() as u32,
             n_ctx_train: m.n_ctx_train() as u32,
             n_swa: m.n_swa() as u32,
-            n_tensors: object.file.tensors().len() as u32,
+            n_tensors: tensors.len() as u32,
             has_chat_template: u32::from(m.chat_template().is_some()),
-            gguf_version: object.file.version(),
-            weights_bytes: object.file.tensors().iter().map(|t| t.bytes).sum(),
+            gguf_version: object.file.as_ref().map_or(0, |f| f.version()),
+            weights_bytes: tensors.iter().map(|t| t.bytes).sum(),
             architecture: [0; 64],
             name: [0; 128],
         };
         fill(&mut info.architecture, &m.architecture());
-        fill(&mut info.name, object.name().unwrap_or_default());
+        fill(&mut info.name, &object.name().unwrap_or_default());
         out.put(info);
         Ok(LLAMA_ALIGN_OK)
     };

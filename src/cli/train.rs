@@ -207,7 +207,7 @@ fn train(
 fn lineage(model: &Model, file: &gguf::File, config: &TrainConfig) -> Lineage {
     let base_name = file.get("general.name").and_then(Value::as_str).map(str::to_owned);
     let (architecture, method) = (model.architecture(), config.method.name().to_owned());
-    Lineage { architecture, base_name, base_hash: base_hash(file), method }
+    Lineage { architecture, base_name, base_hash: Some(base_hash(file)), method }
 }
 
 fn compare(printer: &mut Printer, before: &EvalReport, after: &EvalReport) {

@@ -21,6 +21,9 @@ pub enum Form {
     TrainingBf16,
 }
 
+const PRIVATE: &str =
+    "the runtime keeps this weight in a private layout or on another device: attach with the model's file";
+
 /// Lowers values of one program into one graph.
 #[derive(Debug)]
 pub struct Lowering<'a, 'g> {
@@ -159,8 +162,9 @@ impl<'a, 'g> Lowering<'a, 'g> {
     fn leaf(&mut self, id: ValueId, value: &Value, leaf: &Leaf) -> Result<Tensor> {
         match leaf {
             Leaf::Weight(w) => match &self.weights[w.0 as usize] {
-                Some(data) => Ok(self.builder.weight(data)),
-                None => Err(self.refuse(id, "the runtime keeps this weight in a private layout or on another device")),
+                Some(data) if self.form == Form::Runtime => Ok(self.builder.weight(data)),
+                Some(data) => self.builder.plain_weight(data, value.ty, self.ne(value)),
+                None => Err(self.refuse(id, PRIVATE)),
             },
             Leaf::Param | Leaf::Input => {
                 Err(Error::new(Kind::Internal, format!("{} was not given", self.program.describe(id))))

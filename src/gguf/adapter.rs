@@ -4,6 +4,7 @@ use super::model::holds_weights;
 use super::{base_hash, File, Value};
 use crate::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The two factors for one weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,26 +89,41 @@ pub fn validate_adapter(file: &File) -> Result<AdapterInfo> {
 
 /// Checks that an adapter belongs to a model: architecture, shapes, and the fingerprint where the adapter has one.
 pub fn check_fits(adapter: &AdapterInfo, model: &File) -> Result<()> {
-    let mismatch = |what: String| {
-        let message = format!("{}: made for another base than {}: {what}", adapter.path, model.path().display());
-        Err(Error::new(Kind::Mismatch, message))
-    };
-    let architecture = model.architecture()?;
+    let shape = |name: &str| model.tensor(name).map(|t| [t.ne[0], t.ne[1]]);
+    check_shapes(adapter, model.path(), model.architecture()?, shape)?;
+    match &adapter.base_hash {
+        Some(hash) if *hash != base_hash(model) => {
+            Err(other_base(adapter, model.path(), "its weights have another fingerprint"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The same without a file to take the fingerprint of: `shape` gives a weight's row length and number of rows.
+pub fn check_shapes(
+    adapter: &AdapterInfo,
+    model: &Path,
+    architecture: &str,
+    shape: impl Fn(&str) -> Option<[u64; 2]>,
+) -> Result<()> {
+    let mismatch = |what: String| Err(other_base(adapter, model, &what));
     if adapter.architecture != architecture {
         return mismatch(format!("architecture {} instead of {architecture}", adapter.architecture));
     }
     for pair in &adapter.pairs {
-        match model.tensor(&pair.weight) {
+        let found = [pair.n_in, pair.n_out];
+        match shape(&pair.weight) {
             None => return mismatch(format!("it adapts {}, which the model does not have", pair.weight)),
-            Some(t) if t.ne[..2] != [pair.n_in, pair.n_out] => {
-                let (found, wanted) = ([pair.n_in, pair.n_out], &t.ne[..2]);
+            Some(wanted) if wanted != found => {
                 return mismatch(format!("{} is {wanted:?}, the adapter is for {found:?}", pair.weight));
             }
             Some(_) => {}
         }
     }
-    match &adapter.base_hash {
-        Some(hash) if *hash != base_hash(model) => mismatch("its weights have another fingerprint".to_owned()),
-        _ => Ok(()),
-    }
+    Ok(())
+}
+
+fn other_base(adapter: &AdapterInfo, model: &Path, what: &str) -> Error {
+    let message = format!("{}: made for another base than {}: {what}", adapter.path, model.display());
+    Error::new(Kind::Mismatch, message)
 }

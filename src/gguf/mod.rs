@@ -19,7 +19,7 @@ mod value;
 mod writer;
 
 pub(crate) use adapter::BASE_HASH;
-pub use adapter::{check_fits, validate_adapter, AdapterInfo, Pair};
+pub use adapter::{check_fits, check_shapes, validate_adapter, AdapterInfo, Pair};
 pub use header::{Entry, Header};
 pub use model::{base_hash, validate_model};
 pub use reader::{File, TensorInfo};

@@ -45,6 +45,14 @@ pub struct RawNode {
     pub view_src: Option<usize>,
 }
 
+/// Buffers that hold weights as the file does.
+const PLAIN_BUFFERS: [&str; 2] = ["CPU", "CPU_Mapped"];
+
+/// True for buffers whose weights the CPU backend multiplies, whatever their layout.
+fn on_cpu(buffer: &str) -> bool {
+    buffer.starts_with("CPU") || buffer == "AMX"
+}
+
 struct Recorder {
     model: Arc<Model>,
     nodes: Vec<RawNode>,
@@ -76,7 +84,7 @@ impl Recorder {
         // SAFETY: as above.
         let view_src = if t.view_src.is_null() { None } else { Some(unsafe { self.record(t.view_src) }?) };
         // SAFETY: as above.
-        let kind = unsafe { self.kind(ptr, &t, ty) };
+        let kind = unsafe { self.kind(ptr, &t, ty, &name) };
         self.nodes.push(RawNode { kind, name, ty, ne: t.ne, nb: t.nb, params: t.op_params, src, view_src });
         self.index.insert(ptr as usize, self.nodes.len() - 1);
         Ok(self.nodes.len() - 1)
@@ -84,7 +92,7 @@ impl Recorder {
 
     /// # Safety
     /// As [`Self::record`].
-    unsafe fn kind(&self, ptr: *mut GgmlTensor, t: &GgmlTensor, ty: Type) -> RawKind {
+    unsafe fn kind(&self, ptr: *mut GgmlTensor, t: &GgmlTensor, ty: Type, name: &str) -> RawKind {
         let runtime = &self.model.runtime;
         if runtime.names().name(t.op) != "NONE" {
             return RawKind::Node(t.op);
@@ -113,10 +121,19 @@ impl Recorder {
         if !is_weight {
             return RawKind::State;
         }
-        // Repacked buffers keep a private layout that neither type nor strides betray.
-        let plain = is_host && !t.data.is_null() && ["CPU", "CPU_Mapped"].contains(&buffer.as_str());
         let to_float = if ty == Type::F32 { None } else { runtime.to_float(ty) };
-        RawKind::Weight(plain.then_some(WeightData { tensor: ptr, data: t.data.cast(), row_bytes: t.nb[1], to_float }))
+        // Repacked buffers keep a private layout that neither type nor strides betray.
+        if is_host && !t.data.is_null() && PLAIN_BUFFERS.contains(&buffer.as_str()) {
+            let (mapped, data, row_bytes) = (std::ptr::null_mut(), t.data.cast(), t.nb[1]);
+            return RawKind::Weight(Some(WeightData { tensor: ptr, mapped, data, row_bytes, to_float }));
+        }
+        let of_file = self.model.file.as_ref().filter(|_| on_cpu(&buffer)).and_then(|weights| {
+            let info = weights.file.tensor(name)?;
+            let same = info.ty == ty && info.ne.map(|n| n as i64) == t.ne;
+            let (data, row_bytes) = (weights.file.data(info).as_ptr(), ty.row_bytes(info.ne[0])? as usize);
+            same.then_some(WeightData { tensor: ptr, mapped: weights.buffer, data, row_bytes, to_float })
+        });
+        RawKind::Weight(of_file)
     }
 }
 

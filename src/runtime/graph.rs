@@ -337,9 +337,24 @@ impl<'a> GraphBuilder<'a> {
         Ok(unsafe { (self.backend.runtime.table.new_tensor)(self.ctx, ty.id() as c_int, 4, ne.as_ptr()) })
     }
 
-    /// A weight of the model, where it lies.
+    /// A weight of the model, where the runtime keeps it: in whatever layout, for the runtime's own products.
     pub fn weight(&mut self, weight: &WeightData) -> Tensor {
         self.keep(weight.tensor)
+    }
+
+    /// A weight of the model in the file's layout, for every op.
+    pub fn plain_weight(&mut self, weight: &WeightData, ty: Type, ne: [i64; 4]) -> Result<Tensor> {
+        if weight.is_shared() {
+            return Ok(self.weight(weight));
+        }
+        let tensor = self.create(ty, ne)?;
+        // SAFETY: the file was validated, and type and shape are those of its tensor: the bytes lie in the mapped buffer.
+        let status =
+            unsafe { (self.backend.runtime.table.tensor_place)(weight.mapped, tensor, weight.data.cast_mut().cast()) };
+        if status != STATUS_SUCCESS {
+            return Err(Error::new(Kind::Internal, format!("ggml places no weight (status {status})")));
+        }
+        Ok(self.keep(tensor))
     }
 
     /// A contiguous leaf in the memory.

@@ -1,8 +1,11 @@
-//! The error lines that a runtime logs, kept for messages.
+//! What a runtime logs: to whoever listens on the thread, and error lines kept for messages.
 
+use crate::log::{say, Level};
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::sync::Mutex;
 
+/// `GGML_LOG_LEVEL_WARN`.
+const LEVEL_WARN: c_int = 3;
 /// `GGML_LOG_LEVEL_ERROR`.
 const LEVEL_ERROR: c_int = 4;
 const BYTES_MAX: usize = 4096;
@@ -43,9 +46,19 @@ impl Log {
 
 /// `ggml_log_callback`; `user` is a [`Log`] that lives as long as the process.
 pub(super) unsafe extern "C" fn keep_errors(level: c_int, text: *const c_char, user: *mut c_void) {
-    if level != LEVEL_ERROR || text.is_null() || user.is_null() {
+    if text.is_null() || user.is_null() {
         return;
     }
-    // SAFETY: ggml passes a NUL-terminated line that lives during the call, and what it was given with the callback.
-    unsafe { (*user.cast::<Log>()).push(&CStr::from_ptr(text).to_string_lossy()) }
+    // SAFETY: ggml passes a NUL-terminated line that lives during the call.
+    let line = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let importance = match level {
+        LEVEL_ERROR => Level::Error,
+        LEVEL_WARN => Level::Warn,
+        _ => Level::Debug,
+    };
+    say(importance, || line.trim_end().to_owned());
+    if level == LEVEL_ERROR {
+        // SAFETY: what ggml was given with the callback.
+        unsafe { (*user.cast::<Log>()).push(&line) }
+    }
 }

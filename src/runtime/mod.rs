@@ -4,11 +4,13 @@
 //! **Invariant:** nothing outside this folder calls ggml; every argument that could make ggml abort is checked first.
 
 pub mod abi;
+mod attach;
 mod capture;
 mod context;
 mod device;
 mod graph;
 mod guard;
+mod host;
 #[cfg(feature = "linked")]
 mod linked;
 #[cfg(all(feature = "loaded", unix, target_arch = "x86_64"))]
@@ -23,6 +25,7 @@ pub use capture::{capture, RawKind, RawNode};
 pub use context::{Adapter, Context, Sampler, SamplerParams};
 pub use device::{Device, Offload};
 pub use graph::{Backend, Call, Graph, GraphBuilder, Kernel, Memory, NodeSpec, Operand, Region, Tensor};
+pub use host::{Host, Layout, HOST_ABI};
 pub use model::{Model, WeightData};
 pub use names::Names;
 
@@ -92,6 +95,11 @@ impl Runtime {
         }
         let names = Names::read(&table)?;
         Ok(Arc::new(Self { table, names }))
+    }
+
+    /// The functions that it calls.
+    pub fn table(&self) -> Table {
+        self.table
     }
 
     /// ggml's numbers for ops, by name.

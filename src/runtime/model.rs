@@ -1,6 +1,7 @@
 //! A loaded model: facts, vocabulary, and where its weights lie.
 
-use super::abi::{GgmlTensor, LlamaModel, LlamaVocab, ModelSpec, ToFloat};
+use super::abi::{GgmlBuffer, GgmlTensor, LlamaModel, LlamaVocab, ModelSpec, ToFloat};
+use super::attach::FileWeights;
 use super::guard::guarded;
 use super::{text, Device, Offload, Runtime};
 use crate::data::{Template, Tokenize};
@@ -14,9 +15,13 @@ use std::sync::Arc;
 pub struct Model {
     pub(super) runtime: Arc<Runtime>,
     pub(super) ptr: *mut LlamaModel,
-    vocab: *const LlamaVocab,
-    path: PathBuf,
-    devices: Vec<Device>,
+    pub(super) vocab: *const LlamaVocab,
+    pub(super) path: PathBuf,
+    pub(super) devices: Vec<Device>,
+    /// False for a host's model, which is not ours to free.
+    pub(super) is_owned: bool,
+    /// A host's model's file.
+    pub(super) file: Option<FileWeights>,
 }
 
 // SAFETY: llama.cpp does not change a loaded model; contexts of several threads may use it.
@@ -27,13 +32,23 @@ unsafe impl Sync for Model {}
 /// A weight where the runtime keeps it: valid as long as its [`Model`].
 #[derive(Clone, Copy, Debug)]
 pub struct WeightData {
+    /// Where the runtime's own products find it.
     pub(super) tensor: *mut GgmlTensor,
+    /// The buffer that `data` lies in, if that is not the tensor's: a map of the model's file.
+    pub(super) mapped: *mut GgmlBuffer,
     /// First byte, in the file's layout.
     pub data: *const u8,
     /// Bytes between rows.
     pub row_bytes: usize,
     /// ggml's row decoder; `None` for F32.
     pub to_float: Option<ToFloat>,
+}
+
+impl WeightData {
+    /// True if the bytes are the runtime's own; false if they come from a map of the file.
+    pub fn is_shared(&self) -> bool {
+        self.mapped.is_null()
+    }
 }
 
 // SAFETY: points into a model's read-only weights.
@@ -76,8 +91,8 @@ impl Model {
             let message = format!("{}: llama.cpp cannot load this model: {}", path.display(), runtime.last_log());
             return Err(Error::new(Kind::Unsupported, message));
         }
-        let devices = offload.devices.clone();
-        Ok(Arc::new(Self { runtime: runtime.clone(), ptr, vocab, path: path.to_owned(), devices }))
+        let (path, devices, is_owned, file) = (path.to_owned(), offload.devices.clone(), true, None);
+        Ok(Arc::new(Self { runtime: runtime.clone(), ptr, vocab, path, devices, is_owned, file }))
     }
 
     /// Devices that it may lie on, beside the CPU.
@@ -90,7 +105,7 @@ impl Model {
         &self.runtime
     }
 
-    /// The file it came from.
+    /// The file it came from; for a host's model without a file, what stands for one in messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -201,8 +216,10 @@ impl Model {
 
 impl Drop for Model {
     fn drop(&mut self) {
-        // SAFETY: made by `model_load`, freed once; contexts hold an Arc of the model.
-        unsafe { (self.runtime.table.model_free)(self.ptr) }
+        if self.is_owned {
+            // SAFETY: made by `model_load`, freed once; contexts hold an Arc of the model.
+            unsafe { (self.runtime.table.model_free)(self.ptr) }
+        }
     }
 }
 

@@ -20,6 +20,26 @@ const T_VERIFY: usize = 29;
 /// Where the fitting captures start, so that positions differ from row numbers.
 const POSITION_FIT: usize = 5;
 
+/// Weights of one kind of place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Tensors.
+    pub n_tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Where a program's weights lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Read where the runtime keeps them.
+    pub shared: Share,
+    /// Read from a map of the model's file: the runtime keeps them in a layout of its own.
+    pub mapped: Share,
+    /// Out of reach.
+    pub refused: Share,
+}
+
 /// A traced model.
 #[derive(Debug)]
 pub struct Trace {
@@ -80,6 +100,22 @@ pub fn trace(model: &Arc<Model>) -> Result<Trace> {
 }
 
 impl Trace {
+    /// Where the weights lie.
+    pub fn placement(&self) -> Placement {
+        let mut placement = Placement::default();
+        for (info, data) in self.program.weights.iter().zip(&self.weights) {
+            let share = match data {
+                Some(data) if data.is_shared() => &mut placement.shared,
+                Some(_) => &mut placement.mapped,
+                None => &mut placement.refused,
+            };
+            share.n_tensors += 1;
+            let rows = info.ne[1..].iter().product::<i64>().max(0) as u64;
+            share.bytes += info.ty.row_bytes(info.ne[0].max(0) as u64).unwrap_or(0) * rows;
+        }
+        placement
+    }
+
     /// How often each op occurs, by ggml's name.
     pub fn op_counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();

@@ -48,7 +48,7 @@ impl Fixture {
         let lineage = Lineage {
             architecture: self.model.architecture(),
             base_name: Some("tiny".into()),
-            base_hash: base_hash(&file),
+            base_hash: Some(base_hash(&file)),
             method: "dpo".into(),
         };
         let path = self.path.with_file_name(name);

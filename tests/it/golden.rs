@@ -112,8 +112,12 @@ fn write(bench: &Bench, directory: &Path) -> String {
     let rows: BTreeMap<String, Value> = [Method::Sft, Method::Dpo, Method::Kto].into_iter().map(rows_of).collect();
     let inputs = json!({ "cases": cases().iter().map(case_json).collect::<Vec<_>>(), "rows": rows });
     std::fs::copy(bench.model_path(), directory.join("model.gguf")).unwrap();
-    let lineage =
-        Lineage { architecture: "llama".into(), base_name: None, base_hash: "tiny".into(), method: "golden".into() };
+    let lineage = Lineage {
+        architecture: "llama".into(),
+        base_name: None,
+        base_hash: Some("tiny".into()),
+        method: "golden".into(),
+    };
     for start in Start::ALL {
         export(&start.lora(bench), &lineage, &directory.join(start.file())).unwrap();
     }

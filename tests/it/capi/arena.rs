@@ -3,6 +3,7 @@
 use super::table::{Layout, Slot, Type, CHECK, DATASET, TRAINER};
 use super::world::{trainer_params, Texts, World, PAIRS};
 use llama_align::capi::*;
+use llama_align::runtime::Host;
 use std::ffi::CString;
 
 /// The memory; it lives as long as this.
@@ -11,6 +12,7 @@ pub(super) struct Arena {
     blocks: Vec<Vec<u64>>,
     strings: Vec<CString>,
     columns: Vec<Texts>,
+    byte_blocks: Vec<Vec<u8>>,
 }
 
 /// Bytes of a block: more than any struct may say to have.
@@ -29,6 +31,19 @@ impl Arena {
     pub(super) fn string(&mut self, text: impl Into<Vec<u8>>) -> usize {
         self.strings.push(CString::new(text).unwrap());
         self.strings.last().unwrap().as_ptr() as usize
+    }
+
+    pub(super) fn bytes(&mut self, bytes: Vec<u8>) -> usize {
+        self.byte_blocks.push(bytes);
+        self.byte_blocks.last().unwrap().as_ptr() as usize
+    }
+
+    /// What a host that has the built-in llama.cpp would fill in.
+    pub(super) fn host(&mut self, world: &World) -> usize {
+        let at = self.block(0, 0);
+        // SAFETY: a block is larger than a host's struct.
+        unsafe { (at as *mut Host).write(world.host()) };
+        at
     }
 
     /// A copy of an argument's column, and a way to change it.
@@ -65,7 +80,13 @@ impl Arena {
         match slot {
             Slot::Handle(handle) | Slot::OptionalHandle(handle) => world.handle(handle),
             Slot::OutHandle => self.block(1, 1),
-            Slot::Input(name) | Slot::Output(name) => self.string(world.file(name).to_str().unwrap()),
+            Slot::Host => self.host(world),
+            Slot::LlamaModel => world.live as usize,
+            Slot::Bytes(name) => self.bytes(std::fs::read(world.file(name)).unwrap()),
+            Slot::FileBytes(name) => std::fs::metadata(world.file(name)).unwrap().len() as usize,
+            Slot::Input(name) | Slot::OptionalInput(name) | Slot::Output(name) => {
+                self.string(world.file(name).to_str().unwrap())
+            }
             Slot::OptionalText(text) => self.string(text),
             Slot::Params(layout) => self.params(layout),
             Slot::Init(_) => self.block(0, 9),
@@ -90,6 +111,7 @@ impl Arena {
 impl World {
     pub(super) fn handle(&self, handle: Type) -> usize {
         match handle {
+            Type::Runtime => self.runtime as usize,
             Type::Model => self.model as usize,
             Type::Dataset => self.dataset as usize,
             Type::Adapter => self.adapter as usize,

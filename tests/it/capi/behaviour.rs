@@ -47,7 +47,7 @@ fn trained_in_rust(world: &World, method: Method) -> Vec<u8> {
     let file = gguf::File::open(&path).unwrap();
     let base_name = file.get("general.name").and_then(gguf::Value::as_str).map(str::to_owned);
     let (architecture, base_hash) = (model.architecture(), gguf::base_hash(&file));
-    let lineage = Lineage { architecture, base_name, base_hash, method: method.name().into() };
+    let lineage = Lineage { architecture, base_name, base_hash: Some(base_hash), method: method.name().into() };
     to_bytes(&engine.deltas().remove(0).lora, &lineage).unwrap()
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The sources in the header's order.
-const SOURCES: [&str; 7] = ["status", "model", "dataset", "adapter", "progress", "trainer", "evaluate"];
+const SOURCES: [&str; 8] = ["status", "runtime", "model", "dataset", "adapter", "progress", "trainer", "evaluate"];
 
 pub(super) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -25,13 +25,21 @@ pub(super) fn committed() -> String {
     fs::read_to_string(root().join("include/llama-align.h")).unwrap()
 }
 
+/// What follows the marks of a header's functions, in its order.
+fn declarations(header: &str) -> impl Iterator<Item = &str> {
+    header
+        .split("LLAMA_ALIGN_API")
+        .skip(1)
+        .filter(|rest| rest.split(';').next().is_some_and(|d| d.contains('(') && !d.contains('#')))
+}
+
 /// Functions of a header, in its order.
 pub(super) fn functions(header: &str) -> Vec<String> {
-    let declarations = header.split("LLAMA_ALIGN_API").skip(1).filter_map(|rest| rest.split_once('('));
+    let heads = declarations(header).filter_map(|rest| rest.split_once('('));
     let name = |(head, _): (&str, &str)| {
         head.split(|c: char| !(c.is_alphanumeric() || c == '_')).next_back().map(str::to_owned)
     };
-    declarations.filter_map(name).filter(|name| name.starts_with("llama_align_")).collect()
+    heads.filter_map(name).filter(|name| name.starts_with("llama_align_")).collect()
 }
 
 #[test]
@@ -41,6 +49,105 @@ fn the_committed_header_is_that_of_the_sources() {
         fs::write(root().join("include/llama-align.h"), &text).unwrap();
     }
     assert!(text == committed(), "include/llama-align.h is outdated: UPDATE=1 cargo test --release --test it header");
+}
+
+/// `include/llama-align-dl.h`: the functions of a header as a table, for programs that open the library at run time.
+fn table(header: &str) -> String {
+    let (mut fields, mut loads) = (String::new(), String::new());
+    for (name, rest) in functions(header).iter().zip(declarations(header)) {
+        let (result, arguments) = rest.split(';').next().unwrap().split_once(name.as_str()).unwrap();
+        let arguments: Vec<_> = arguments.split_whitespace().collect();
+        let short = name.strip_prefix("llama_align_").unwrap();
+        fields += &format!("    {} (*{short}){};\n", result.trim(), arguments.join(" "));
+        loads += &format!("    LLAMA_ALIGN_API_FIND({short})\n");
+    }
+    format!("{DL_HEAD}{fields}}} llama_align_api;\n{DL_FIND}{loads}{DL_TAIL}")
+}
+
+const DL_HEAD: &str = r#"/*
+ * The functions of llama-align.h for programs that open the library at run time (dlopen, LoadLibrary):
+ *
+ *     llama_align_api api;
+ *     const char * missing = llama_align_api_load(&api, dlopen("libllama_align.so.0", RTLD_NOW | RTLD_LOCAL));
+ *
+ * Load it once and never unload it. Generated from src/capi with llama-align.h; do not edit. MIT OR Apache-2.0.
+ */
+#ifndef LLAMA_ALIGN_DL_H
+#define LLAMA_ALIGN_DL_H
+
+#include "llama-align.h"
+
+#include <string.h>
+
+#if defined(_WIN32)
+#include <windows.h>
+#define LLAMA_ALIGN_API_SYMBOL(library, name) ((void *)GetProcAddress((HMODULE)(library), name))
+#else
+#include <dlfcn.h>
+#define LLAMA_ALIGN_API_SYMBOL(library, name) dlsym(library, name)
+#endif
+
+/* Each function under its name without llama_align_. */
+typedef struct llama_align_api {
+"#;
+const DL_FIND: &str = r#"
+/* Fills in the table. `library`: what dlopen() or LoadLibrary() gave. NULL, or the name of the first function that it lacks. */
+static const char * llama_align_api_load(llama_align_api * api, void * library) {
+    void * symbol;
+/* An object's pointer may not be cast to a function's. */
+#define LLAMA_ALIGN_API_FIND(name)                                       \
+    symbol = LLAMA_ALIGN_API_SYMBOL(library, "llama_align_" #name);      \
+    if (symbol == NULL) {                                                \
+        return "llama_align_" #name;                                     \
+    }                                                                    \
+    memcpy(&api->name, &symbol, sizeof symbol);
+"#;
+const DL_TAIL: &str = r#"#undef LLAMA_ALIGN_API_FIND
+    return NULL;
+}
+
+#endif
+"#;
+
+#[test]
+fn the_committed_table_is_that_of_the_header() {
+    let (text, path) = (table(&committed()), root().join("include/llama-align-dl.h"));
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    let found = fs::read_to_string(path).unwrap();
+    assert!(text == found, "include/llama-align-dl.h is outdated: UPDATE=1 cargo test --release --test it header");
+}
+
+/// The facts and functions of `include/llama-align-host.h` are those that the library reads, in its order.
+#[test]
+fn the_committed_host_header_has_the_librarys_table() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let abi = read("src/runtime/abi.rs");
+    let (numbers, functions) = abi.split_once("pub struct Table {").unwrap().1.split_once("\ntable! {\n").unwrap();
+    let numbers = numbers.lines().filter_map(|l| l.trim().strip_prefix("pub ")?.split_once(':')).map(|(n, _)| n);
+    let fields = functions.lines().filter(|l| l.contains(": fn(")).filter_map(|l| Some(l.trim().split_once(':')?.0));
+    let layout = read("src/runtime/host.rs");
+    let layout = layout.split_once("\nlayout! {\n").unwrap().1.split_once("\n}").unwrap().0.to_owned();
+    let facts = layout.lines().filter_map(|l| l.trim().split_once(" = ")).map(|(n, _)| n);
+    let library: Vec<_> = facts.chain(numbers.take(4)).chain(fields).collect();
+    let header = read("include/llama-align-host.h");
+    let found = header.split_once("\nstruct llama_align_host {").unwrap().1.split_once("\n};").unwrap().0.to_owned();
+    let mut host = Vec::new();
+    for declaration in found.split(';').map(|d| d.split_whitespace().collect::<Vec<_>>().join(" ")) {
+        match declaration.split_once("(*") {
+            Some((_, rest)) => host.push(rest.split(')').next().unwrap().to_owned()),
+            None => {
+                let names = declaration.strip_prefix("uint32_t ").or_else(|| declaration.strip_prefix("int32_t "));
+                host.extend(names.into_iter().flat_map(|n| n.split(", ")).map(str::to_owned));
+            }
+        }
+    }
+    assert_eq!(host[2..], library[..]);
+    // Each is filled in.
+    for name in &host {
+        assert!(header.contains(&format!("host->{name} = ")), "{name} is not filled in");
+    }
 }
 
 #[test]
@@ -59,7 +166,7 @@ fn every_exported_function_and_type_is_documented_with_its_rules() {
         let infallible = name.ends_with("_free") || ["version", "abi", "status_name"].iter().any(|n| name.ends_with(n));
         assert!(says_errors || infallible, "{name} does not say its errors");
     }
-    for name in ["model", "dataset", "adapter", "trainer"] {
+    for name in ["runtime", "model", "dataset", "adapter", "trainer"] {
         let at = header.find(&format!("typedef struct llama_align_{name} llama_align_{name};")).unwrap();
         let doc = comment(at);
         assert!(doc.contains("Lifetime:") && doc.contains("Threads:"), "{name}");
@@ -79,7 +186,9 @@ fn sizes() -> Vec<(&'static str, usize)> {
     }
     sizes!(
         llama_align_error,
+        llama_align_runtime_info,
         llama_align_model_info,
+        llama_align_placement,
         llama_align_check_params,
         llama_align_check_report,
         llama_align_dataset_params,

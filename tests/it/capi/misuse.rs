@@ -6,6 +6,7 @@ use super::header;
 use super::table::{functions, Function, Layout, Slot, Type, HANDLES};
 use super::world::{message, World};
 use llama_align::capi::*;
+use llama_align::runtime::Host;
 use std::collections::BTreeSet;
 
 /// One misuse of one argument.
@@ -34,11 +35,44 @@ fn misuses(slot: Slot, arena: &mut Arena, world: &World, freed: &World) -> Vec<M
             add("all bits set".into(), usize::MAX, ARGUMENT);
         }
         Slot::OutHandle | Slot::OutNumber | Slot::Init(_) => add("NULL".into(), 0, ARGUMENT),
-        Slot::Input(_) => {
-            add("NULL".into(), 0, ARGUMENT);
+        Slot::Input(_) | Slot::OptionalInput(_) => {
+            if matches!(slot, Slot::Input(_)) {
+                add("NULL".into(), 0, ARGUMENT);
+            }
             add("no UTF-8".into(), arena.string(b"a\xff".to_vec()), ARGUMENT);
             add("a missing file".into(), arena.string("/nowhere/a.gguf"), LLAMA_ALIGN_ERR_MISSING);
             add("an empty path".into(), arena.string(""), LLAMA_ALIGN_ERR_MISSING);
+        }
+        Slot::Host => {
+            add("NULL".into(), 0, ARGUMENT);
+            add("all zero".into(), arena.block(0, 0), ARGUMENT);
+            for (what, word, value, status) in [
+                ("another version", 0, 2, ARGUMENT),
+                ("another size", 1, 8, ARGUMENT),
+                ("larger tensors", 2, 344, LLAMA_ALIGN_ERR_UNSUPPORTED),
+                ("longer names", 2 + 14, 128, LLAMA_ALIGN_ERR_UNSUPPORTED),
+                ("a function left out", size_of::<Host>() / 4 - 2, 0, ARGUMENT),
+            ] {
+                let at = arena.host(world);
+                // SAFETY: a word of the host's struct; the last function takes two.
+                unsafe {
+                    (at as *mut u32).add(word).write(value);
+                    if value == 0 {
+                        (at as *mut u32).add(word + 1).write(0);
+                    }
+                }
+                add(what.into(), at, status);
+            }
+        }
+        Slot::LlamaModel => add("NULL".into(), 0, ARGUMENT),
+        Slot::Bytes(_) => {
+            add("NULL".into(), 0, ARGUMENT);
+            add("zeros".into(), arena.bytes(vec![0; 1 << 20]), LLAMA_ALIGN_ERR_FORMAT);
+        }
+        Slot::FileBytes(_) => {
+            add("none".into(), 0, LLAMA_ALIGN_ERR_FORMAT);
+            add("too few".into(), 500, LLAMA_ALIGN_ERR_FORMAT);
+            add("more than there can be".into(), usize::MAX, ARGUMENT);
         }
         Slot::Output(_) => {
             add("NULL".into(), 0, ARGUMENT);
@@ -200,6 +234,7 @@ fn succeeds(function: &Function, arena: &mut Arena, world: &World) -> Option<Str
             return Some("OK without a handle".into());
         }
         // What is of another type is left alone.
+        llama_align_runtime_free(made as _);
         llama_align_model_free(made as _);
         llama_align_dataset_free(made as _);
         llama_align_adapter_free(made as _);
@@ -210,12 +245,13 @@ fn succeeds(function: &Function, arena: &mut Arena, world: &World) -> Option<Str
 
 fn freed() -> World {
     let mut world = World::new();
-    let handles = (world.model, world.dataset, world.adapter, world.trainer);
+    let handles = (world.runtime, world.model, world.dataset, world.adapter, world.trainer);
+    llama_align_runtime_free(world.runtime);
     llama_align_model_free(world.model);
     llama_align_adapter_free(world.adapter);
     llama_align_trainer_free(world.trainer);
     llama_align_dataset_free(world.dataset);
-    (world.model, world.dataset, world.adapter, world.trainer) = handles;
+    (world.runtime, world.model, world.dataset, world.adapter, world.trainer) = handles;
     world
 }
 
@@ -238,13 +274,14 @@ fn every_misuse_of_every_argument_is_an_error() {
     }
     assert!(faults.is_empty(), "{} of {n} misuses:\n{}", faults.len(), faults.join("\n"));
     // Each was tried with an error object and without one.
-    assert_eq!((functions().len(), n), (25, 524), "the matrix has another size than it had");
+    assert_eq!((functions().len(), n), (33, 662), "the matrix has another size than it had");
 }
 
 #[test]
 fn the_matrix_leaves_no_function_out() {
     let known: BTreeSet<String> = functions().iter().map(|f| f.name.to_owned()).collect();
-    let infallible = ["version", "abi", "status_name", "model_free", "dataset_free", "adapter_free", "trainer_free"];
+    let infallible =
+        ["version", "abi", "status_name", "runtime_free", "model_free", "dataset_free", "adapter_free", "trainer_free"];
     let infallible: BTreeSet<String> = infallible.iter().map(|n| format!("llama_align_{n}")).collect();
     let declared: BTreeSet<String> = header::functions(&header::committed()).into_iter().collect();
     assert_eq!(known.union(&infallible).cloned().collect::<BTreeSet<_>>(), declared);
@@ -253,7 +290,8 @@ fn the_matrix_leaves_no_function_out() {
 #[test]
 fn freeing_nothing_something_freed_or_something_else_does_nothing() {
     let (world, freed) = (World::new(), freed());
-    let frees: [(Type, fn(usize)); 4] = [
+    let frees: [(Type, fn(usize)); 5] = [
+        (Type::Runtime, |h| llama_align_runtime_free(h as _)),
         (Type::Model, |h| llama_align_model_free(h as _)),
         (Type::Dataset, |h| llama_align_dataset_free(h as _)),
         (Type::Adapter, |h| llama_align_adapter_free(h as _)),

@@ -6,13 +6,14 @@ use std::mem::offset_of;
 /// Types of handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Type {
+    Runtime,
     Model,
     Dataset,
     Adapter,
     Trainer,
 }
 
-pub(super) const HANDLES: [Type; 4] = [Type::Model, Type::Dataset, Type::Adapter, Type::Trainer];
+pub(super) const HANDLES: [Type; 5] = [Type::Runtime, Type::Model, Type::Dataset, Type::Adapter, Type::Trainer];
 
 /// What an argument is.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,12 @@ pub(super) enum Slot {
     OutHandle,
     /// A file of the world that is read.
     Input(&'static str),
+    /// A file that is read, or NULL.
+    OptionalInput(&'static str),
+    /// What a host fills in.
+    Host,
+    /// A host's open model.
+    LlamaModel,
     /// A file that is written.
     Output(&'static str),
     /// A string that may be NULL.
@@ -42,6 +49,9 @@ pub(super) enum Slot {
     OutNumber,
     Buffer,
     BufferBytes,
+    /// A file's bytes, and their number.
+    Bytes(&'static str),
+    FileBytes(&'static str),
     /// Nothing can be wrong with it.
     Number(usize),
     /// The callback's argument.
@@ -119,7 +129,9 @@ const EVALUATE: Layout = Layout {
     counts: &[offset_of!(llama_align_evaluate_params, micro_batch_tokens)],
     ..plain::<llama_align_evaluate_params>()
 };
+const RUNTIME_INFO: Layout = plain::<llama_align_runtime_info>();
 const MODEL_INFO: Layout = plain::<llama_align_model_info>();
+const PLACEMENT: Layout = plain::<llama_align_placement>();
 const CHECK_REPORT: Layout = plain::<llama_align_check_report>();
 const DATASET_INFO: Layout = plain::<llama_align_dataset_info>();
 const PROGRESS: Layout = plain::<llama_align_progress>();
@@ -147,6 +159,56 @@ pub(super) fn functions() -> Vec<Function> {
     use Slot::*;
     use Type as H;
     vec![
+        function!(llama_align_runtime_built_in, [OutHandle, Error], |a| a[0] as _, a[1] as _),
+        function!(llama_align_runtime_from_host, [Host, OutHandle, Error], |a| a[0] as _, a[1] as _, a[2] as _),
+        function!(
+            llama_align_runtime_describe,
+            [Handle(H::Runtime), OutStruct(RUNTIME_INFO), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_runtime_set_log,
+            [Handle(H::Runtime), Any, Any, Error],
+            |a| a[0] as _,
+            None,
+            a[2] as _,
+            a[3] as _
+        ),
+        function!(
+            llama_align_model_open_with,
+            [Handle(H::Runtime), Input("model.gguf"), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _
+        ),
+        function!(
+            llama_align_model_attach,
+            [Handle(H::Runtime), LlamaModel, OptionalInput("model.gguf"), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _
+        ),
+        function!(
+            llama_align_model_placement,
+            [Handle(H::Model), OutStruct(PLACEMENT), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_adapter_from_memory,
+            [Handle(H::Model), Bytes("adapter.gguf"), FileBytes("adapter.gguf"), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2],
+            a[3] as _,
+            a[4] as _
+        ),
         function!(llama_align_model_open, [Input("model.gguf"), OutHandle, Error], |a| a[0] as _, a[1] as _, a[2] as _),
         function!(
             llama_align_model_describe,

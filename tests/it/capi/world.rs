@@ -2,6 +2,8 @@
 
 use crate::tiny;
 use llama_align::capi::*;
+use llama_align::runtime::abi::{LlamaModel, ModelSpec};
+use llama_align::runtime::{Host, Layout as HostLayout, Runtime, HOST_ABI};
 use quant::Type;
 use std::ffi::{c_char, CStr, CString};
 use std::path::PathBuf;
@@ -58,6 +60,10 @@ impl Texts {
 
 pub(super) struct World {
     pub(super) directory: tempfile::TempDir,
+    /// As of a host that has the built-in llama.cpp.
+    pub(super) runtime: *mut llama_align_runtime,
+    /// A model that this host has open.
+    pub(super) live: *mut LlamaModel,
     pub(super) model: *mut llama_align_model,
     pub(super) dataset: *mut llama_align_dataset,
     pub(super) adapter: *mut llama_align_adapter,
@@ -71,11 +77,27 @@ impl World {
         tiny::find("llama-untied").write(&path, Type::Q8_0).unwrap();
         let rows = PAIRS.map(|[p, c, r]| serde_json::json!({"prompt": p, "chosen": c, "rejected": r}).to_string());
         std::fs::write(directory.path().join("rows.jsonl"), rows.join("\n")).unwrap();
-        let mut world =
-            Self { directory, model: null_mut(), dataset: null_mut(), adapter: null_mut(), trainer: null_mut() };
+        let (runtime, live) = (null_mut(), null_mut());
+        let mut world = Self {
+            directory,
+            runtime,
+            live,
+            model: null_mut(),
+            dataset: null_mut(),
+            adapter: null_mut(),
+            trainer: null_mut(),
+        };
         let path = world.path("model.gguf");
         // SAFETY: arguments are what the header asks for, here and below.
         world.model = made(|out, err| unsafe { llama_align_model_open(path.as_ptr(), out, err) });
+        let host = world.host();
+        // SAFETY: as above.
+        world.runtime = made(|out, err| unsafe { llama_align_runtime_from_host((&raw const host).cast(), out, err) });
+        let mut no_devices = [null_mut()];
+        let spec = ModelSpec { devices: no_devices.as_mut_ptr(), n_gpu_layers: 0 };
+        // SAFETY: a path, and no devices.
+        world.live = unsafe { (host.table.model_load)(path.as_ptr(), &spec) };
+        assert!(!world.live.is_null());
         world.dataset = world.pairs(LLAMA_ALIGN_METHOD_DPO);
         world.adapter = world.adapter();
         // Its own adapter: one trainer moves an adapter, and tests make others for `adapter`.
@@ -83,6 +105,12 @@ impl World {
         world.trainer = world.trainer(moved, world.dataset, &trainer_params());
         llama_align_adapter_free(moved);
         world
+    }
+
+    /// What a host would fill in.
+    pub(super) fn host(&self) -> Host {
+        let table = Runtime::linked().unwrap().table();
+        Host { abi: HOST_ABI, struct_size: size_of::<Host>() as u32, layout: HostLayout::OURS, table }
     }
 
     pub(super) fn path(&self, name: &str) -> CString {
@@ -139,6 +167,9 @@ impl Drop for World {
         llama_align_dataset_free(self.dataset);
         llama_align_adapter_free(self.adapter);
         llama_align_trainer_free(self.trainer);
+        llama_align_runtime_free(self.runtime);
+        // SAFETY: the host's, freed once, after all that was made from it.
+        unsafe { (self.host().table.model_free)(self.live) };
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn good(base: &Image) -> Vec<u8> {
     let lineage = Lineage {
         architecture: "llama".into(),
         base_name: Some("tiny".into()),
-        base_hash: base_hash(&file),
+        base_hash: Some(base_hash(&file)),
         method: "dpo".into(),
     };
     let dir = tempfile::tempdir().unwrap();

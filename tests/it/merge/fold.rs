@@ -37,7 +37,7 @@ impl Bench {
         let lineage = Lineage {
             architecture: file.architecture().unwrap().to_owned(),
             base_name: None,
-            base_hash: base_hash(&file),
+            base_hash: Some(base_hash(&file)),
             method: "dpo".into(),
         };
         export(&lora, &lineage, &self.path(name)).unwrap();
