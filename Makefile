@@ -1,14 +1,19 @@
 # Two commands for everyone: `make demo` and `make test`. Both install what is missing.
-.PHONY: demo test test-full lint setup
+.PHONY: demo plugin test test-full lint setup
 
 CARGO ?= cargo
 
 demo: setup
 	sh demo/run.sh
 
-test: setup lint
-	$(CARGO) test --release --workspace
-	$(CARGO) check --release --no-default-features --lib
+# The library without a llama.cpp in it, for hosts that have one.
+PLUGIN := $(abspath $(or $(CARGO_TARGET_DIR),target)/plugin)
+
+plugin: setup
+	$(CARGO) build --release --lib --no-default-features --target-dir $(PLUGIN)
+
+test: setup lint plugin
+	LLAMA_ALIGN_PLUGIN=$(PLUGIN)/release/libllama_align.so $(CARGO) test --release --workspace
 	@if model=$$(sh demo/fetch.sh); then \
 		LLAMA_ALIGN_TEST_MODEL="$$model" $(CARGO) test --release --test it -- --ignored real_model; \
 	else \

@@ -84,7 +84,7 @@ fn one(args: &TrainArgs, mut config: TrainConfig, output: &Path, overwrite: bool
         run_dir: &run_dir,
         config: &config,
         file: &file,
-        base_hash: &lineage.base_hash,
+        base_hash: lineage.base_hash.as_deref().unwrap_or_default(),
         trace: &trace,
         data: data_record(&args.data, &data)?,
         eval_data,

@@ -16,20 +16,20 @@ struct Built {
 }
 
 /// The shared library that Cargo made for these tests. It is left in `deps`; what lies beside the program may be older.
-fn library() -> PathBuf {
+pub(super) fn library() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_llama-align"));
     let path = program.parent().unwrap().join("deps").join("libllama_align.so");
     assert!(path.is_file(), "{}: no shared library was built", path.display());
     path
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Runs a command on one core. The examples take as many threads as there are cores; ggml's spin while they wait for each
 /// other, and beside other tests that takes a hundred times longer than the work.
-fn on_one_core(command: &mut Command) -> &mut Command {
+pub(super) fn on_one_core(command: &mut Command) -> &mut Command {
     let pin = || {
         // SAFETY: plain system calls on a set of our own, allowed between fork and exec.
         let done = unsafe {
@@ -116,6 +116,7 @@ fn every_example_compiles_without_a_warning_and_runs() {
         assert!(said.contains("step 4 loss") && said.contains("2 rows"), "{said}");
         built.adapter("kto.gguf", "kto");
     }
+    // 05 and 06 have a llama.cpp of their own: see `host`.
     let sources = fs::read_dir(root().join("c_examples")).unwrap().map(|e| e.unwrap().path());
     let n = sources.filter(|p| p.extension().is_some_and(|e| e == "c" || e == "cpp")).count();
     assert_eq!(n, 5, "an example is not tried");

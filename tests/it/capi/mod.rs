@@ -5,6 +5,7 @@ mod behaviour;
 mod calls;
 mod examples;
 mod header;
+mod host;
 mod misuse;
 mod table;
 mod world;

@@ -1,0 +1,70 @@
+//! A host with a llama.cpp of its own, linked statically, stripped: `c_examples/05_plugin.cpp` trains the model that it has open.
+
+use super::examples::{library, on_one_core, text};
+use super::header::root;
+use crate::tiny;
+use quant::Type;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the build of llama.cpp left its headers and static libraries.
+fn llama_cpp() -> PathBuf {
+    let build = Path::new(env!("CARGO_BIN_EXE_llama-align")).parent().unwrap().join("build");
+    let folders = std::fs::read_dir(&build).unwrap().map(|e| e.unwrap().path().join("out"));
+    let mut found: Vec<_> = folders.filter(|out| out.join("lib/libllama.a").is_file()).collect();
+    found.sort_by_key(|out| std::fs::metadata(out.join("lib/libllama.a")).unwrap().modified().unwrap());
+    found.pop().unwrap_or_else(|| panic!("{}: no llama.cpp was built", build.display()))
+}
+
+/// Compiles an example that has a llama.cpp of its own.
+pub(super) fn compile(source: &str, to: &Path, link: &[&str]) {
+    let own = llama_cpp();
+    let mut command = Command::new("g++");
+    command.args(["-std=c++17", "-O1", "-s", "-Wall", "-Wextra", "-Werror", "-pedantic"]);
+    command.arg("-I").arg(root().join("include")).arg("-I").arg(own.join("include"));
+    command.arg(root().join("c_examples").join(source)).arg("-o").arg(to);
+    command.arg("-L").arg(own.join("lib"));
+    command.args(["-Wl,--start-group", "-lllama", "-lggml", "-lggml-cpu", "-lggml-base", "-Wl,--end-group"]);
+    let ran = command.args(link).args(["-fopenmp", "-ldl", "-lpthread"]).output().unwrap();
+    assert!(ran.status.success() && ran.stderr.is_empty(), "{source}: {}", text(&ran.stderr));
+}
+
+/// The library that a host opens: without a ggml in it where that was built (`make plugin`), or that of these tests.
+fn plugin() -> PathBuf {
+    let Some(path) = std::env::var_os("LLAMA_ALIGN_PLUGIN").map(PathBuf::from) else { return library() };
+    let symbols = Command::new("nm").arg(&path).output().unwrap();
+    assert!(symbols.status.success(), "{}: {}", path.display(), text(&symbols.stderr));
+    let symbols = text(&symbols.stdout);
+    assert!(symbols.contains(" T llama_align_model_attach"), "{}", path.display());
+    let ggml = |line: &&str| {
+        line.split_whitespace().last().is_some_and(|s| s.starts_with("ggml_") || s.starts_with("llama_model_"))
+    };
+    assert_eq!(symbols.lines().find(ggml), None, "{}: there is a second ggml", path.display());
+    path
+}
+
+#[test]
+fn a_static_host_trains_the_model_that_it_has_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let (program, plugin) = (at("plugin"), plugin());
+    compile("05_plugin.cpp", &program, &[]);
+    let stripped = Command::new("nm").arg(&program).output().unwrap();
+    assert!(stripped.stdout.is_empty(), "the host has symbols");
+    // The host's defaults repack Q4_0 for its own products; F16 stays as it is.
+    for (ty, repacks) in [(Type::Q4_0, true), (Type::F16, false)] {
+        let (model, adapter) = (at("model.gguf"), at("adapter.gguf"));
+        tiny::find("llama-untied").write(&model, ty).unwrap();
+        let mut command = Command::new(&program);
+        let ran = on_one_core(command.arg(&plugin).args([&model, &adapter])).output().unwrap();
+        let said = text(&ran.stdout);
+        assert!(ran.status.success(), "{said}{}", text(&ran.stderr));
+        let line = |start: &str| said.lines().find_map(|l| l.strip_prefix(start)).unwrap_or_else(|| panic!("{said}"));
+        assert_eq!(line("weights: ").contains(" 0 from the file (0)"), !repacks, "{said}");
+        assert!(line("weights: ").ends_with(" 0 refused (0)"), "{said}");
+        assert!(line("check: ").starts_with("logits differ by 0, "), "{said}");
+        let loss: f64 = line("trained: step 20, loss ").parse().unwrap();
+        assert!(loss < 4.0, "{said}");
+        assert_ne!(line("before: "), line("after: "), "the adapter changes nothing");
+    }
+}
