@@ -10,7 +10,7 @@ demo: setup
 PLUGIN := $(abspath $(or $(CARGO_TARGET_DIR),target)/plugin)
 
 plugin: setup
-	$(CARGO) build --release --lib --no-default-features --target-dir $(PLUGIN)
+	$(CARGO) build --release --lib --no-default-features --features loaded --target-dir $(PLUGIN)
 
 test: setup lint plugin
 	LLAMA_ALIGN_PLUGIN=$(PLUGIN)/release/libllama_align.so $(CARGO) test --release --workspace

@@ -45,7 +45,12 @@ fn bits(runtime: &Arc<Runtime>, weights: Type, method: Method) -> (Vec<u64>, Vec
     let path = bench.model_path().with_file_name("adapter.gguf");
     let file = File::open(&bench.model_path()).unwrap();
     let (architecture, base_hash) = (bench.model().architecture(), base_hash(&file));
-    export(&run.lora, &Lineage { architecture, base_name: None, base_hash, method: "sft".into() }, &path).unwrap();
+    export(
+        &run.lora,
+        &Lineage { architecture, base_name: None, base_hash: Some(base_hash), method: "sft".into() },
+        &path,
+    )
+    .unwrap();
     let mut context = Context::new(bench.model(), 8, 1, 1).unwrap();
     context.set_adapters(&[(Adapter::open(bench.model(), &path).unwrap(), 1.0)]).unwrap();
     context.decode(&[(1, 0, 0), (2, 1, 0), (3, 2, 0)], |i| i == 2).unwrap();
