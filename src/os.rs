@@ -28,6 +28,13 @@ pub fn available_bytes() -> u64 {
     kilobytes.map_or(0, |k: u64| k * 1024)
 }
 
+/// What the processor calls itself; the architecture where it cannot be told.
+pub fn cpu_name() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map(|(_, name)| name);
+    name.map_or(std::env::consts::ARCH, str::trim).to_owned()
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     #[test]

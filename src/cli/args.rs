@@ -1,6 +1,8 @@
 //! The program's grammar. Flags are spelled as in llama.cpp and TRL; TRL's underscores are accepted.
 
 use super::args_held_out::HeldOutArgs;
+use super::args_optim::OptimArgs;
+use super::args_saving::SavingArgs;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -14,7 +16,7 @@ pub(super) struct Options {
 
 const EXIT_CODES: &str = "Exit status: 0 ok, 2 usage or parameter, 65 bad data or model file, 66 missing input, 69 unsupported, \
 70 bug, 71 memory, 73 output exists or cannot be made, 74 I/O, 76 NaN or infinite loss, 78 files do not belong together, \
-79 self-check failed";
+79 self-check failed, 130 interrupted";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -95,6 +97,8 @@ pub(super) struct TrainArgs {
     /// Peak learning rate [default: by method, see README]
     #[arg(long, alias = "lr")]
     pub(super) learning_rate: Option<f64>,
+    #[command(flatten)]
+    pub(super) optim: OptimArgs,
     /// Passes over the data [default: 1]
     #[arg(long, alias = "num-train-epochs", conflicts_with = "max_steps")]
     pub(super) epochs: Option<f64>,
@@ -138,6 +142,8 @@ pub(super) struct TrainArgs {
     pub(super) recompute: Option<String>,
     #[command(flatten)]
     pub(super) held_out: HeldOutArgs,
+    #[command(flatten)]
+    pub(super) saving: SavingArgs,
     /// Replace an existing run directory
     #[arg(long)]
     pub(super) overwrite: bool,

@@ -9,13 +9,14 @@ pub(super) struct HeldOutArgs {
     /// Held-out rows, measured before and after training
     #[arg(long)]
     pub(super) eval_data: Option<PathBuf>,
-    /// Share of the training rows that is held out instead, by prompt, drawn by the seed
+    /// Share of the training rows that is held out instead, by prompt, drawn by the seed [default: 0]
     #[arg(long, alias = "val-size", alias = "val-set-size", conflicts_with = "eval_data")]
     eval_split: Option<f64>,
     /// Measure every so many optimizer steps as well [default: 0, before and after only]
     #[arg(long)]
     eval_steps: Option<usize>,
     /// Stop after so many measurements in a row without a better one; the result is then the best one's adapter
+    /// [default: 0, never]
     #[arg(long)]
     early_stopping_patience: Option<usize>,
     /// What decides which measurement is better: loss, nll, rewards/margins, … [default: loss]
@@ -27,7 +28,7 @@ pub(super) struct HeldOutArgs {
     /// The result is the adapter of the best measurement, not the last one
     #[arg(long)]
     load_best_model_at_end: bool,
-    /// Keep the adapters of this many latest measurements, and the best one's, in RUN/adapters
+    /// Keep the adapters of this many latest measurements, and the best one's, in RUN/adapters [default: 0]
     #[arg(long)]
     keep_adapters: Option<usize>,
 }

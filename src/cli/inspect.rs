@@ -36,10 +36,11 @@ fn gguf(path: &Path) -> Result<serde_json::Value> {
     let parameters: u64 = types.values().map(|t| t.2).sum();
     let types: Map<_, _> =
         types.into_iter().map(|(ty, (n, bytes, _))| (ty.into(), json!({ "tensors": n, "bytes": bytes }))).collect();
-    let is_adapter = file.get("general.type").and_then(Value::as_str) == Some("adapter");
+    let kind = file.get("general.type").and_then(Value::as_str);
+    let is_adapter = kind == Some("adapter");
     let mut description = json!({
         "file": path.display().to_string(),
-        "kind": if is_adapter { "adapter" } else { "model" },
+        "kind": kind.filter(|k| ["adapter", "checkpoint"].contains(k)).unwrap_or("model"),
         "gguf_version": file.version(),
         "architecture": file.get("general.architecture").and_then(Value::as_str),
         "parameters": parameters,

@@ -4,6 +4,8 @@
 
 mod args;
 mod args_held_out;
+mod args_optim;
+mod args_saving;
 mod bench;
 mod check;
 mod dataset;
@@ -11,8 +13,11 @@ mod eval;
 mod finish;
 mod generate;
 mod inspect;
+mod interrupt;
 mod merge;
 mod output;
+mod resume;
+mod steps;
 mod train;
 mod watch;
 
@@ -28,6 +33,7 @@ pub use output::Printer;
 /// Runs the program with these arguments; returns the exit status.
 pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
     let mut printer = Printer::new();
+    interrupt::keep_writing_errors();
     let options = match Options::parse_from(arguments) {
         Ok(options) => options,
         Err(usage) => return printer.usage(&usage),

@@ -2,7 +2,10 @@
 
 use super::args::TrainArgs;
 use super::finish::{data_record, finish, Finished};
-use super::watch::{Keep, Watch};
+use super::interrupt::{Interrupt, INTERRUPTED};
+use super::resume::Start;
+use super::steps::{End, Steps};
+use super::watch::Keep;
 use super::{dataset, open_model, Printer};
 use crate::adapter::{export, resolve_targets, Lineage, Linear, Lora};
 use crate::check::checked_trace;
@@ -13,23 +16,38 @@ use crate::gguf::{self, base_hash, Value};
 use crate::os::available_bytes;
 use crate::runtime::Model;
 use crate::train::{
-    Course, EvalReport, HeldOut, MetricsFile, Outcome, Policy, Recompute, RunDir, Selection, StepReport, TrainConfig,
-    TrainOverrides, Trainer,
+    EvalReport, HeldOut, MetricsFile, Origin, Outcome, Policy, Recompute, RunDir, Selection, TrainConfig,
+    TrainOverrides,
 };
 use std::path::Path;
 use std::sync::Arc;
 
 /// Runs the command.
 pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
-    let config = configuration(&args)?;
-    one(&args, config, &args.output, args.overwrite, printer)?;
-    Ok(0)
+    let start = Start::find(&args.saving, &args.output, printer)?;
+    let config = configuration(&args, &start)?;
+    one(&args, config, start, &args.output, args.overwrite, printer)
 }
 
-/// One run into one directory. A dry run stops before it makes anything.
-fn one(args: &TrainArgs, mut config: TrainConfig, output: &Path, overwrite: bool, printer: &mut Printer) -> Result<()> {
-    if output.exists() && !overwrite && !args.dry_run && !is_empty(output) {
-        let message = format!("{}: the run directory exists; --overwrite replaces the run in it", output.display());
+/// One run into one directory: 0, or the status of an interrupted one. A dry run stops before it makes anything.
+fn one(
+    args: &TrainArgs,
+    mut config: TrainConfig,
+    start: Start,
+    output: &Path,
+    overwrite: bool,
+    printer: &mut Printer,
+) -> Result<u8> {
+    if let Start::Complete(begun) = &start {
+        begun.check(&config)?;
+        printer.talk(&format!("{}: the run ended already, its adapter is there", output.display()));
+        return Ok(0);
+    }
+    if args.saving.resume.is_none() && output.exists() && !overwrite && !args.dry_run && !is_empty(output) {
+        let message = format!(
+            "{}: the run directory exists; --overwrite replaces the run in it, --resume auto goes on with it",
+            output.display()
+        );
         return Err(Error::new(Kind::Output, message));
     }
     let (model, file) = open_model(&args.model)?;
@@ -60,19 +78,47 @@ fn one(args: &TrainArgs, mut config: TrainConfig, output: &Path, overwrite: bool
     engine.set_profile(profile.clone());
     if args.dry_run {
         printer.data(&config.to_toml()?);
-        return Ok(());
+        return Ok(0);
     }
-    let run_dir = RunDir::create(output, overwrite)?;
-    run_dir.write_config(&config)?;
-    let mut metrics = MetricsFile::create(&run_dir.metrics())?;
-    let held_out = held_out.as_ref().map(|rows| HeldOut::new(&config, rows, &mut engine)).transpose()?;
-    if let Some(held_out) = &held_out {
+    let origin = Origin::here(&config, base_hash(&file), &data, held_out.as_ref());
+    let (run_dir, mut metrics) = match &start {
+        Start::From(begun) => {
+            begun.checkpoint.check(&config, &origin, args.saving.resume_inexact)?;
+            let run_dir = RunDir::reopen(output)?;
+            let metrics = MetricsFile::resume(&run_dir.metrics(), begun.checkpoint.metrics_lines)?;
+            (run_dir, metrics)
+        }
+        Start::Fresh { unfinished } => {
+            let run_dir = RunDir::create(output, overwrite || *unfinished)?;
+            run_dir.write_config(&config)?;
+            let metrics = MetricsFile::create(&run_dir.metrics())?;
+            (run_dir, metrics)
+        }
+        Start::Complete(_) => return Ok(0),
+    };
+    let (interrupt, from) = (Interrupt::listen()?, start.checkpoint());
+    let held_out = match (&held_out, from) {
+        (None, _) => None,
+        (Some(rows), None) => Some(HeldOut::new(&config, rows, &mut engine)?),
+        (Some(rows), Some(c)) => Some(HeldOut::resume(&config, rows, c.eval_references.clone().unwrap_or_default())?),
+    };
+    if let (Some(held_out), None) = (&held_out, from) {
         Selection::of(&config).value(held_out.before())?;
         metrics.evaluation(0, held_out.before())?;
     }
     let lineage = lineage(&model, &file, &config);
     let keep = Keep { config: &config, run_dir: &run_dir, lineage: &lineage };
-    let (last, outcome) = train(&keep, &data, held_out.as_ref(), &mut engine, &mut metrics, printer)?;
+    let held = held_out.as_ref();
+    let steps =
+        Steps { keep, data: &data, held_out: held, origin: &origin, from, interrupt: &interrupt, profile: &profile };
+    let (last, outcome) = match steps.run(&mut engine, &mut metrics, printer)? {
+        End::Done(done) => *done,
+        End::Interrupted(checkpoint) => {
+            printer
+                .talk(&format!("stopped; the same command with --resume auto goes on from {}", checkpoint.display()));
+            return Ok(INTERRUPTED);
+        }
+    };
     let trained = outcome.as_ref().and_then(|o| o.result.adapter.clone()).or_else(|| engine.adapter());
     let trained = trained.ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?;
     export(&trained, &lineage, &run_dir.adapter())?;
@@ -91,14 +137,14 @@ fn one(args: &TrainArgs, mut config: TrainConfig, output: &Path, overwrite: bool
         before: held_out.as_ref().map(HeldOut::before),
         last: &last,
         outcome: outcome.as_ref(),
-        flops: profile.seconds().product_flops,
+        flops: steps.flops(),
     })?;
     if let (Some(held_out), Some(outcome)) = (&held_out, &outcome) {
         compare(printer, held_out.before(), &outcome.result.report);
         chosen(printer, &config, outcome, last.step);
     }
     serve(printer, &args.model, &run_dir);
-    Ok(())
+    Ok(0)
 }
 
 /// Training rows, and the held-out ones of a file of their own or split off.
@@ -132,14 +178,10 @@ fn is_empty(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-fn configuration(args: &TrainArgs) -> Result<TrainConfig> {
-    let mut config = match &args.config {
-        None => TrainConfig::default(),
-        Some(path) => {
-            let text =
-                std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read the configuration", &e))?;
-            TrainConfig::from_toml(&text, &path.display().to_string())?
-        }
+fn configuration(args: &TrainArgs, start: &Start) -> Result<TrainConfig> {
+    let (mut config, given) = match start.text(args)? {
+        None => Default::default(),
+        Some(text) => text.parse()?,
     };
     config.apply(TrainOverrides {
         method: args.method.clone(),
@@ -161,8 +203,10 @@ fn configuration(args: &TrainArgs) -> Result<TrainConfig> {
         threads: args.threads.given(),
         precision: args.precision.clone(),
         recompute: args.recompute.clone(),
-        ..args.held_out.overrides(TrainOverrides::default())
+        ..args.saving.overrides(args.optim.overrides(args.held_out.overrides(TrainOverrides::default())))
     })?;
+    config.refuse_unused(&given)?;
+    start.fill(&mut config);
     config.resolve()
 }
 
@@ -177,31 +221,6 @@ fn report_data(printer: &mut Printer, path: &Path, data: &Dataset) {
         r.longest,
         r.dropped_too_long
     ));
-}
-
-fn train(
-    keep: &Keep<'_>,
-    data: &Dataset,
-    held_out: Option<&HeldOut<&Dataset>>,
-    engine: &mut Engine,
-    metrics: &mut MetricsFile,
-    printer: &mut Printer,
-) -> Result<(StepReport, Option<Outcome>)> {
-    let mut watch = Watch::new(metrics, printer, *keep);
-    let mut trainer = Trainer::new(keep.config, data, engine, &mut watch)?;
-    let outcome = match held_out {
-        None => {
-            trainer.run(engine, &mut watch)?;
-            None
-        }
-        Some(held_out) => {
-            let mut course = Course::new(keep.config, held_out, &mut watch)?;
-            trainer.run(engine, &mut course)?;
-            course.finish()
-        }
-    };
-    let last = watch.finish().ok_or_else(|| Error::new(Kind::Internal, "a run without a step"))?;
-    Ok((last, outcome))
 }
 
 fn lineage(model: &Model, file: &gguf::File, config: &TrainConfig) -> Lineage {

@@ -20,6 +20,8 @@ pub(super) struct Watch<'a> {
     metrics: &'a mut MetricsFile,
     printer: &'a mut Printer,
     keep: Keep<'a>,
+    /// Steps and tokens before this process took the run up.
+    before: (usize, usize),
     bar: Option<ProgressBar>,
     /// Sums over the steps so far.
     step_seconds: f64,
@@ -29,22 +31,31 @@ pub(super) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(metrics: &'a mut MetricsFile, printer: &'a mut Printer, keep: Keep<'a>) -> Self {
+    pub(super) fn new(
+        metrics: &'a mut MetricsFile,
+        printer: &'a mut Printer,
+        keep: Keep<'a>,
+        before: (usize, usize),
+    ) -> Self {
         let bar = printer.is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:30} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(1).with_style(style)
         });
-        Self { metrics, printer, keep, bar, step_seconds: 0.0, last: None, tenths: 0 }
+        Self { metrics, printer, keep, before, bar, step_seconds: 0.0, last: None, tenths: 0 }
+    }
+
+    /// Lines of the metrics file, once they are safe on the disk.
+    pub(super) fn synced_lines(&self) -> Result<u64> {
+        self.metrics.synced_lines()
     }
 
     /// Ends the bar and sums the run up.
     pub(super) fn finish(mut self) -> Option<StepReport> {
         let last = self.last.take()?;
-        let per_second = last.num_tokens as f64 / last.seconds.max(1e-9);
+        let (steps, tokens) = (last.step - self.before.0, last.num_tokens - self.before.1);
+        let per_second = tokens as f64 / last.seconds.max(1e-9);
         self.say(&format!(
-            "{} steps, {} tokens in {:.0} s: {per_second:.0} tokens/s with everything; peak memory {} MiB",
-            last.step,
-            last.num_tokens,
+            "{steps} steps, {tokens} tokens in {:.0} s: {per_second:.0} tokens/s with everything; peak memory {} MiB",
             last.seconds,
             peak_rss_bytes() >> 20
         ));
@@ -55,7 +66,7 @@ impl<'a> Watch<'a> {
     }
 
     /// A line that stays.
-    fn say(&mut self, line: &str) {
+    pub(super) fn say(&mut self, line: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| self.printer.talk(line)),
             None => self.printer.talk(line),
@@ -86,16 +97,16 @@ impl Observer for Watch<'_> {
 
     fn on_step(&mut self, r: &StepReport) -> Result<bool> {
         self.metrics.step(r)?;
-        let new_tokens = r.num_tokens - self.last.as_ref().map_or(0, |l| l.num_tokens);
+        let new_tokens = r.num_tokens - self.last.as_ref().map_or(self.before.1, |l| l.num_tokens);
         self.step_seconds += r.step_seconds;
-        let left = self.step_seconds / r.step as f64 * (r.n_steps - r.step) as f64;
+        let left = self.step_seconds / (r.step - self.before.0) as f64 * (r.n_steps - r.step) as f64;
         let per_second = new_tokens as f64 / r.step_seconds.max(1e-9);
         let margin = r.metrics.get("rewards/margins").map_or(String::new(), |m| format!(", margin {m:.3}"));
         let (step, n_steps) = (r.step, r.n_steps);
         let line =
             format!("step {step}/{n_steps}: loss {:.4}{margin}, {per_second:.0} tokens/s, {left:.0} s left", r.loss);
         self.show(step, n_steps, line);
-        if step == 2.min(n_steps) {
+        if step == (self.before.0 + 2).min(n_steps) {
             let (tokens, peak) = (r.num_tokens, peak_rss_bytes() >> 20);
             self.say(&format!(
                 "after {step} steps: {tokens} tokens, {peak} MiB at the peak, the mapped model included; \

@@ -24,7 +24,7 @@ impl Default for EncodeOptions {
 }
 
 /// One tokenised row, with its line in the source file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Sample {
     /// An answer to imitate.
     Completion {
@@ -96,6 +96,23 @@ pub struct Dataset {
 }
 
 impl Dataset {
+    /// A fingerprint of the rows as they are trained on: tokens, boundaries, verdicts, lines. The file's name and layout do
+    /// not matter, template and tokenizer do.
+    pub fn digest(&self) -> String {
+        struct Blake(blake3::Hasher);
+        impl std::hash::Hasher for Blake {
+            fn write(&mut self, bytes: &[u8]) {
+                self.0.update(bytes);
+            }
+            fn finish(&self) -> u64 {
+                0
+            }
+        }
+        let mut hasher = Blake(blake3::Hasher::new());
+        std::hash::Hash::hash(&self.samples, &mut hasher);
+        hasher.0.finalize().to_hex().to_string()
+    }
+
     /// Tokenises all rows with a model's tokenizer and template.
     ///
     /// # Errors

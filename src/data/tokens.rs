@@ -24,7 +24,7 @@ pub trait Tokenize {
 }
 
 /// A prompt with its answer. The loss is on `tokens[prompt_len..]`; token `i` is predicted from `tokens[..i]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sequence {
     /// Prompt and answer.
     pub tokens: Vec<i32>,

@@ -25,6 +25,7 @@ pub use peak::peak_gflops;
 pub use product_bf16::Side;
 pub(crate) use product_bf16::{scratch_floats as sum_scratch_floats, sum_of_products, Term};
 pub use product_f32::{forward, scratch_floats, transposed};
+pub use simd::instruction_set;
 pub(crate) use simd::{exp_shifted, maximum};
 pub use split::Share;
 pub use weight::{Rows, RowsMut, ToFloat, Weight};

@@ -38,6 +38,26 @@ macro_rules! simd {
 }
 pub(super) use simd;
 
+/// What hot loops are compiled for on this CPU, and whether BF16 products are its own.
+pub fn instruction_set() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let loops = if is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+    {
+        "avx512"
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        "avx2"
+    } else {
+        "x86_64"
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let loops = std::env::consts::ARCH;
+    let bf16 = if super::has_fast_bf16() { " + bf16" } else { "" };
+    format!("{loops}{bf16}")
+}
+
 /// e^x to about 2 ulp; exactly 0 below −87, so that no subnormal ever enters a product (they cost 100 cycles each).
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {

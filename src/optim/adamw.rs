@@ -23,8 +23,8 @@ impl Default for AdamWParams {
 #[derive(Clone, Debug)]
 pub struct AdamW {
     params: AdamWParams,
-    step: u64,
-    moments: Vec<(Vec<f32>, Vec<f32>)>,
+    pub(super) step: u64,
+    pub(super) moments: Vec<(Vec<f32>, Vec<f32>)>,
 }
 
 impl AdamW {

@@ -5,7 +5,7 @@ use crate::engine::Form;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::has_fast_bf16;
 use crate::loss::{Preference, PreferenceLoss};
-use crate::optim::{AdamWParams, Schedule, ScheduleKind};
+use crate::optim::{AdamWParams, OptimizerKind, OptimizerParams, Schedule, ScheduleKind, SgdParams};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -144,8 +144,14 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// Shape after the warm-up.
     pub lr_scheduler_type: ScheduleKind,
-    /// Share of the steps that the rate rises over.
+    /// Share of the steps that the rate rises over, where `warmup_steps` is 0.
     pub warmup_ratio: f64,
+    /// Steps that the rate rises over; 0 means by `warmup_ratio`.
+    pub warmup_steps: usize,
+    /// Rate that `cosine_with_min_lr` ends at; 0 means a tenth of the peak.
+    pub min_lr: f64,
+    /// adamw or sgd.
+    pub optim: OptimizerKind,
     /// Passes over the data.
     pub epochs: f64,
     /// Optimizer steps; 0 means by epochs.
@@ -174,8 +180,10 @@ pub struct TrainConfig {
     pub undesirable_weight: f64,
     /// Global norm that gradients are cut to; 0 means none.
     pub max_grad_norm: f64,
-    /// Decoupled weight decay.
+    /// Weight decay: decoupled from the gradient (AdamW), or a part of it (SGD).
     pub weight_decay: f64,
+    /// Momentum of SGD.
+    pub sgd_momentum: f64,
     /// AdamW's decay of the first moment.
     pub adam_beta1: f64,
     /// AdamW's decay of the second moment.
@@ -206,6 +214,10 @@ pub struct TrainConfig {
     pub load_best_model_at_end: bool,
     /// Adapters of the latest measurements that are kept beside the best one's; 0 means none.
     pub keep_adapters: usize,
+    /// Steps between two checkpoints; 0 makes one only when the run is interrupted.
+    pub save_steps: usize,
+    /// Checkpoints that are kept, the latest ones; 0 keeps all.
+    pub save_total_limit: usize,
 }
 
 impl Default for TrainConfig {
@@ -218,6 +230,9 @@ impl Default for TrainConfig {
             learning_rate: 0.0,
             lr_scheduler_type: ScheduleKind::Cosine,
             warmup_ratio: 0.1,
+            warmup_steps: 0,
+            min_lr: 0.0,
+            optim: OptimizerKind::AdamW,
             epochs: 1.0,
             max_steps: 0,
             batch_size: 4,
@@ -233,6 +248,7 @@ impl Default for TrainConfig {
             undesirable_weight: 1.0,
             max_grad_norm: 1.0,
             weight_decay: 0.0,
+            sgd_momentum: 0.9,
             adam_beta1: 0.9,
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
@@ -248,6 +264,8 @@ impl Default for TrainConfig {
             greater_is_better: None,
             load_best_model_at_end: false,
             keep_adapters: 0,
+            save_steps: 100,
+            save_total_limit: 2,
         }
     }
 }
@@ -261,6 +279,13 @@ pub struct TrainOverrides {
     pub lora_alpha: Option<f32>,
     pub lora_targets: Option<String>,
     pub learning_rate: Option<f64>,
+    pub lr_scheduler_type: Option<String>,
+    pub warmup_ratio: Option<f64>,
+    pub warmup_steps: Option<usize>,
+    pub min_lr: Option<f64>,
+    pub optim: Option<String>,
+    pub sgd_momentum: Option<f64>,
+    pub weight_decay: Option<f64>,
     pub epochs: Option<f64>,
     pub max_steps: Option<usize>,
     pub batch_size: Option<usize>,
@@ -283,18 +308,14 @@ pub struct TrainOverrides {
     pub greater_is_better: Option<bool>,
     pub load_best_model_at_end: Option<bool>,
     pub keep_adapters: Option<usize>,
+    pub save_steps: Option<usize>,
+    pub save_total_limit: Option<usize>,
 }
 
 impl TrainConfig {
     /// Reads a TOML text; an unknown key is an error that names it and its line.
     pub fn from_toml(text: &str, source: &str) -> Result<Self> {
         toml::from_str(text).map_err(|e| Error::new(Kind::Argument, format!("{source}: {}", e.to_string().trim())))
-    }
-
-    /// The TOML text that gives this configuration again.
-    pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self)
-            .map_err(|e| Error::new(Kind::Internal, format!("the configuration cannot be written: {e}")))
     }
 
     /// Applies flags.
@@ -304,22 +325,34 @@ impl TrainConfig {
             let found = methods.into_iter().find(|m| m.name() == name.to_ascii_lowercase());
             self.method = found.ok_or_else(|| bad("method", &format!("{name} is none of sft, dpo, kto")))?;
         }
+        let mut given = Vec::new();
         macro_rules! take {
-            ($($field:ident),+) => { $( if let Some(value) = flags.$field { self.$field = value; } )+ };
+            ($($field:ident),+) => {
+                $( if let Some(value) = flags.$field { self.$field = value; given.push(stringify!($field)); } )+
+            };
         }
         take!(lora_rank, lora_alpha, lora_targets, learning_rate, batch_size, grad_accum, max_length, seed, threads);
-        let (smooths, has_gamma) = (flags.label_smoothing.is_some(), flags.simpo_gamma.is_some());
-        take!(loss_type, beta, label_smoothing, simpo_gamma, sft_weight);
+        take!(loss_type, beta, label_smoothing, simpo_gamma, sft_weight, sgd_momentum, weight_decay, min_lr);
         take!(eval_split, eval_steps, early_stopping_patience, metric_for_best_model);
-        take!(load_best_model_at_end, keep_adapters);
+        take!(load_best_model_at_end, keep_adapters, save_steps, save_total_limit);
         self.greater_is_better = flags.greater_is_better.or(self.greater_is_better);
-        let loss = self.preference_loss()?;
-        if smooths && !matches!(loss, PreferenceLoss::Cdpo | PreferenceLoss::Robust) {
-            return Err(bad("label_smoothing", &format!("loss type {} has no such constant", loss.name())));
+        if let Some(name) = flags.optim {
+            let found = OptimizerKind::ALL.into_iter().find(|(_, n)| *n == name.to_ascii_lowercase());
+            self.optim = found.ok_or_else(|| bad("optim", &format!("{name} is none of adamw, sgd")))?.0;
         }
-        if has_gamma && loss != PreferenceLoss::Simpo {
-            return Err(bad("simpo_gamma", &format!("loss type {} has no such constant", loss.name())));
+        if let Some(name) = flags.lr_scheduler_type {
+            let names = ScheduleKind::ALL.map(|(_, name)| name).join(", ");
+            let unknown = || bad("lr_scheduler_type", &format!("{name} is none of {names}"));
+            self.lr_scheduler_type = ScheduleKind::from_name(&name).ok_or_else(unknown)?;
         }
+        if let Some(ratio) = flags.warmup_ratio {
+            (self.warmup_ratio, self.warmup_steps) = (ratio, 0);
+        }
+        if let Some(steps) = flags.warmup_steps {
+            // As a flag 0 steps are none at all.
+            (self.warmup_steps, self.warmup_ratio) = (steps, if steps == 0 { 0.0 } else { self.warmup_ratio });
+        }
+        self.refuse_unused(&given)?;
         // In a file 0 means the default; who writes it as a flag means 0, which is no strength at all.
         if flags.beta == Some(0.0) {
             return Err(bad("beta", "0 is outside 0.000000001 to 1000"));
@@ -365,6 +398,9 @@ impl TrainConfig {
         if self.method != Method::Dpo && (self.loss_type != "sigmoid" || self.sft_weight != 0.0) {
             return Err(bad("loss_type", &format!("losses on pairs belong to method dpo, not {}", self.method.name())));
         }
+        if self.min_lr == 0.0 && self.lr_scheduler_type == ScheduleKind::CosineWithMinLr {
+            self.min_lr = self.learning_rate / 10.0;
+        }
         if self.beta == 0.0 {
             self.beta = self.preference_loss()?.beta();
         }
@@ -378,7 +414,9 @@ impl TrainConfig {
             ("sft_weight", self.sft_weight, 0.0, 1e3),
             ("warmup_ratio", self.warmup_ratio, 0.0, 1.0),
             ("max_grad_norm", self.max_grad_norm, 0.0, 1e9),
+            ("min_lr", self.min_lr, 0.0, self.learning_rate),
             ("weight_decay", self.weight_decay, 0.0, 10.0),
+            ("sgd_momentum", self.sgd_momentum, 0.0, 0.999_999),
             ("desirable_weight", self.desirable_weight, 0.0, 1e3),
             ("undesirable_weight", self.undesirable_weight, 0.0, 1e3),
             ("adam_beta1", self.adam_beta1, 0.0, 0.999_999),
@@ -422,7 +460,7 @@ impl TrainConfig {
     }
 
     /// The loss on pairs that `loss_type` names.
-    fn preference_loss(&self) -> Result<PreferenceLoss> {
+    pub(super) fn preference_loss(&self) -> Result<PreferenceLoss> {
         let wanted = self.loss_type.to_ascii_lowercase().replace('-', "_");
         let found = PreferenceLoss::ALL.into_iter().find(|(_, name)| *name == wanted);
         found.map(|(loss, _)| loss).ok_or_else(|| {
@@ -462,18 +500,30 @@ impl TrainConfig {
 
     /// The learning rate over a run of `n_steps`.
     pub fn schedule(&self, n_steps: usize) -> Schedule {
-        let n_warmup = (self.warmup_ratio * n_steps as f64).ceil() as usize;
-        Schedule { kind: self.lr_scheduler_type, peak: self.learning_rate, n_warmup, n_steps }
+        let n_warmup = match self.warmup_steps {
+            0 => (self.warmup_ratio * n_steps as f64).ceil() as usize,
+            steps => steps,
+        };
+        let (peak, floor) = (self.learning_rate, self.min_lr);
+        Schedule { kind: self.lr_scheduler_type, peak, floor, n_warmup, n_steps }
     }
 
-    /// The optimizer's constants.
-    pub fn adamw(&self) -> AdamWParams {
-        let Self { adam_beta1, adam_beta2, adam_epsilon, weight_decay, .. } = *self;
-        AdamWParams { beta1: adam_beta1, beta2: adam_beta2, eps: adam_epsilon, weight_decay }
+    /// The optimizer with its constants.
+    pub fn optimizer(&self) -> OptimizerParams {
+        let Self { adam_beta1, adam_beta2, adam_epsilon, weight_decay, sgd_momentum: momentum, .. } = *self;
+        match self.optim {
+            OptimizerKind::AdamW => OptimizerParams::AdamW(AdamWParams {
+                beta1: adam_beta1,
+                beta2: adam_beta2,
+                eps: adam_epsilon,
+                weight_decay,
+            }),
+            OptimizerKind::Sgd => OptimizerParams::Sgd(SgdParams { momentum, weight_decay }),
+        }
     }
 }
 
-fn bad(name: &str, what: &str) -> Error {
+pub(super) fn bad(name: &str, what: &str) -> Error {
     Error::new(Kind::Argument, format!("{}: {what}", name.replace('_', "-")))
 }
 

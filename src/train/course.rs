@@ -4,7 +4,7 @@
 use super::config::TrainConfig;
 use super::evaluate::{EvalReport, RowScore};
 use super::held_out::HeldOut;
-use super::policy::Policy;
+use super::policy::{set_parameters, Policy};
 use super::selection::Selection;
 use super::trainer::{Observer, StepReport};
 use crate::adapter::Lora;
@@ -42,6 +42,19 @@ impl<D> std::fmt::Debug for Course<'_, D> {
     }
 }
 
+/// The best measurement so far, as a checkpoint holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Best {
+    /// After this step.
+    pub step: usize,
+    /// The value that decided.
+    pub value: f64,
+    /// Measurements in a row since that were no better.
+    pub misses: usize,
+    /// Names and values of what was trained, where they may become the result.
+    pub parameters: Vec<(String, Vec<f32>)>,
+}
+
 /// How a measured run ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -59,6 +72,35 @@ impl<'a, D: Deref<Target = Dataset>> Course<'a, D> {
         let selection = Selection::of(config);
         selection.value(held_out.before())?;
         Ok(Self { config, held_out, inner, selection, best: None, last: None, stopped: false })
+    }
+
+    /// A course that stood at `best`. The policy is used to measure that again, and left with its parameters.
+    pub fn resume(
+        config: &'a TrainConfig,
+        held_out: &'a HeldOut<D>,
+        inner: &'a mut dyn Observer,
+        best: Option<Best>,
+        policy: &mut dyn Policy,
+    ) -> Result<Self> {
+        let mut course = Self::new(config, held_out, inner)?;
+        let Some(best) = best else { return Ok(course) };
+        course.selection.restore((best.step, best.value), best.misses);
+        if !best.parameters.is_empty() {
+            set_parameters(policy, &best.parameters)?;
+            let (report, rows) = held_out.measure(config, policy)?;
+            course.best = Some(Measured { step: best.step, report, rows, adapter: policy.adapter() });
+        }
+        Ok(course)
+    }
+
+    /// The best measurement so far.
+    pub fn best(&self) -> Option<Best> {
+        let (step, value) = self.selection.best()?;
+        let adapter = self.best.as_ref().and_then(|measured| measured.adapter.as_ref());
+        let name = |weight: &str, half: char| format!("{weight}.lora_{half}");
+        let factors = adapter.into_iter().flat_map(|lora| &lora.factors);
+        let halves = factors.flat_map(|f| [(name(&f.weight, 'a'), f.a.clone()), (name(&f.weight, 'b'), f.b.clone())]);
+        Some(Best { step, value, misses: self.selection.misses(), parameters: halves.collect() })
     }
 
     /// How it ended; nothing if no step was made.

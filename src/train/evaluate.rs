@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Summed reference log-probs of rows' sequences, and of KTO's mismatched pairs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct References {
     rows: BTreeMap<usize, Vec<f64>>,
     mismatched: BTreeMap<usize, f64>,
@@ -45,6 +45,38 @@ impl References {
             references.mismatched = rows.iter().copied().zip(sums).collect();
         }
         Ok(references)
+    }
+
+    /// Every row's number, number of sums, sums, and mismatched pair (a count of 0 or 1 before it), one after another.
+    pub(super) fn to_numbers(&self) -> Vec<f64> {
+        let rows = self.rows.iter().flat_map(|(row, sums)| {
+            let mismatched = self.mismatched.get(row);
+            let head = [*row as f64, sums.len() as f64];
+            let tail = std::iter::once(f64::from(u8::from(mismatched.is_some()))).chain(mismatched.copied());
+            head.into_iter().chain(sums.iter().copied()).chain(tail)
+        });
+        rows.collect()
+    }
+
+    /// The inverse; `None` for numbers that are no such table.
+    pub(super) fn from_numbers(numbers: &[f64]) -> Option<Self> {
+        fn count(rest: &mut std::slice::Iter<'_, f64>, max: f64) -> Option<usize> {
+            rest.next().filter(|n| n.fract() == 0.0 && (0.0..=max).contains(*n)).map(|&n| n as usize)
+        }
+        let (mut found, mut rest) = (Self::default(), numbers.iter());
+        while !rest.as_slice().is_empty() {
+            let (row, n) = (count(&mut rest, 1e15)?, count(&mut rest, 2.0)?);
+            found.rows.insert(row, rest.by_ref().take(n).copied().collect());
+            if count(&mut rest, 1.0)? == 1 {
+                found.mismatched.insert(row, *rest.next()?);
+            }
+        }
+        Some(found)
+    }
+
+    /// True if nothing was measured.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 
     /// The sums of a row's sequences.

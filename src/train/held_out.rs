@@ -21,6 +21,11 @@ impl<D: Deref<Target = Dataset>> HeldOut<D> {
     /// Measures the start of a run: the policy as it is now.
     pub fn new(config: &TrainConfig, data: D, policy: &mut dyn Policy) -> Result<Self> {
         let start = measure(config, &data, policy)?;
+        Self::resume(config, data, start)
+    }
+
+    /// The same from what was measured at the start of a run that is taken up again.
+    pub fn resume(config: &TrainConfig, data: D, start: References) -> Result<Self> {
         let mut before = evaluate(&data, &start, Some(&start), config.beta)?;
         before.loss = Some(loss(config, &data, &start, &start)?);
         Ok(Self { data, start, before })
@@ -29,6 +34,11 @@ impl<D: Deref<Target = Dataset>> HeldOut<D> {
     /// The rows.
     pub fn data(&self) -> &Dataset {
         &self.data
+    }
+
+    /// Log-probs at the start: the reference.
+    pub fn start(&self) -> &References {
+        &self.start
     }
 
     /// What was measured at the start.

@@ -3,23 +3,28 @@
 //! **In:** a policy, a dataset, a configuration. **Out:** moved parameters and a report per step. **Invariant:** the loop
 //! does no file I/O; a step's result does not depend on how its rows were split into micro-batches.
 
+mod checkpoint;
 mod config;
 mod course;
 mod evaluate;
 mod held_out;
+mod keys;
 mod metrics;
 mod objective;
+mod origin;
 mod policy;
 mod run_dir;
 mod selection;
 mod trainer;
 
+pub use checkpoint::Checkpoint;
 pub use config::{Method, Precision, Recompute, TrainConfig, TrainOverrides};
-pub use course::{Course, Measured, Outcome};
+pub use course::{Best, Course, Measured, Outcome};
 pub use evaluate::{evaluate, row_scores, EvalReport, References, RowScore};
 pub use held_out::HeldOut;
 pub use metrics::MetricsFile;
+pub use origin::Origin;
 pub use policy::Policy;
 pub use run_dir::{json_lines, RunDir};
 pub use selection::{Selection, Verdict};
-pub use trainer::{Observer, StepReport, Trainer};
+pub use trainer::{Observer, StepReport, Trainer, TrainerState};

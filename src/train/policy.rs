@@ -3,7 +3,7 @@
 use crate::adapter::Lora;
 use crate::data::Sequence;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// A model whose log-probs can be had and whose parameters can be moved. The sequences of one call form one micro-batch.
 pub trait Policy {
@@ -15,6 +15,10 @@ pub trait Policy {
     fn backward(&mut self, gradients: &[Vec<f32>]) -> Result<()>;
     /// Lengths of the trainable tensors, in a fixed order.
     fn lengths(&self) -> Vec<usize>;
+    /// Name of tensor `i`: no two are the same.
+    fn name(&self, i: usize) -> String {
+        format!("tensor.{i}")
+    }
     /// Values of tensor `i`, to change, and its gradient.
     fn tensor(&mut self, i: usize) -> (&mut [f32], &[f32]);
     /// Gradient of tensor `i`.
@@ -29,6 +33,29 @@ pub trait Policy {
     fn adapter(&self) -> Option<Lora> {
         None
     }
+}
+
+/// Names and values of what a policy trains.
+pub(super) fn parameters(policy: &mut dyn Policy) -> Vec<(String, Vec<f32>)> {
+    (0..policy.lengths().len()).map(|i| (policy.name(i), policy.tensor(i).0.to_vec())).collect()
+}
+
+/// Gives them other values; names and lengths must be the policy's own.
+pub(super) fn set_parameters(policy: &mut dyn Policy, parameters: &[(String, Vec<f32>)]) -> Result<()> {
+    let lengths = policy.lengths();
+    let mismatch = |what: String| Error::new(Kind::Mismatch, format!("checkpoint: {what}"));
+    if lengths.len() != parameters.len() {
+        let (found, wanted) = (parameters.len(), lengths.len());
+        return Err(mismatch(format!("it holds {found} tensors, the run trains {wanted}")));
+    }
+    for (i, (name, values)) in parameters.iter().enumerate() {
+        let (own, len, found) = (policy.name(i), lengths[i], values.len());
+        if *name != own || found != len {
+            return Err(mismatch(format!("tensor {name} of {found} values instead of {own} of {len}")));
+        }
+        policy.tensor(i).0.copy_from_slice(values);
+    }
+    Ok(())
 }
 
 impl Policy for Engine {
@@ -46,6 +73,10 @@ impl Policy for Engine {
 
     fn lengths(&self) -> Vec<usize> {
         self.trainable().iter().map(|&i| self.parameter_info(i).1).collect()
+    }
+
+    fn name(&self, i: usize) -> String {
+        self.parameter_info(self.trainable()[i]).0.to_owned()
     }
 
     fn tensor(&mut self, i: usize) -> (&mut [f32], &[f32]) {

@@ -1,5 +1,6 @@
 //! A run directory: made once, never written into by accident.
 
+use super::checkpoint::Checkpoint;
 use super::config::TrainConfig;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::write_atomically;
@@ -20,6 +21,9 @@ const FILES: [&str; 8] = [
 /// Where adapters of measurements on the way lie.
 const KEPT: &str = "adapters";
 
+/// A checkpoint and where it lies.
+type Found = (PathBuf, Checkpoint);
+
 /// The directory of one run.
 #[derive(Clone, Debug)]
 pub struct RunDir {
@@ -37,8 +41,10 @@ impl RunDir {
                     format!("{}: the run directory exists; --overwrite replaces the run in it", path.display());
                 return Err(Error::new(Kind::Output, message));
             }
-            let former = FILES.map(|f| path.join(f)).into_iter().filter(|f| f.exists());
-            for file in former.chain(kept(&path.join(KEPT))) {
+            let former = Self { path: path.to_owned() };
+            let checkpoints = former.checkpoints()?.into_iter().map(|(_, file)| file);
+            let files = FILES.map(|f| path.join(f)).into_iter().filter(|f| f.exists());
+            for file in files.chain(kept(&path.join(KEPT))).chain(checkpoints).chain(former.drafts()?) {
                 std::fs::remove_file(&file).map_err(|e| Error::io(&file, "cannot remove the former run's file", &e))?;
             }
             // Left where the user put something of their own into it.
@@ -51,9 +57,79 @@ impl RunDir {
         Ok(Self { path: path.to_owned() })
     }
 
+    /// Opens the directory of a run that is taken up again; what a killed process left half written is removed.
+    pub fn reopen(path: &Path) -> Result<Self> {
+        let run = Self { path: path.to_owned() };
+        for file in run.drafts()? {
+            std::fs::remove_file(&file).map_err(|e| Error::io(&file, "cannot remove", &e))?;
+        }
+        Ok(run)
+    }
+
+    fn entries(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.path).map_err(|e| Error::io(&self.path, "cannot list", &e))?;
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+    }
+
+    /// Files under the temporary names that atomic writing gives them.
+    fn drafts(&self) -> Result<Vec<PathBuf>> {
+        let is_draft = |name: &String| name.starts_with('.') && name.ends_with(".part");
+        let below = |run: &Self| -> Result<Vec<PathBuf>> {
+            Ok(run.entries()?.into_iter().filter(is_draft).map(|name| run.path.join(name)).collect())
+        };
+        let kept = Self { path: self.path.join(KEPT) };
+        let of_kept = if kept.path.is_dir() { below(&kept)? } else { Vec::new() };
+        Ok(below(self)?.into_iter().chain(of_kept).collect())
+    }
+
+    /// Where the checkpoint after `step` steps lies.
+    pub fn checkpoint(&self, step: usize) -> PathBuf {
+        self.path.join(format!("checkpoint-{step}.gguf"))
+    }
+
+    /// The steps and files of all checkpoints, the earliest first.
+    pub fn checkpoints(&self) -> Result<Vec<(usize, PathBuf)>> {
+        let step = |name: &str| name.strip_prefix("checkpoint-")?.strip_suffix(".gguf")?.parse().ok();
+        let mut found: Vec<(usize, PathBuf)> =
+            self.entries()?.iter().filter_map(|name| Some((step(name)?, self.path.join(name)))).collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// The latest checkpoint that can be read, with what is wrong with those that cannot.
+    pub fn latest(&self) -> Result<(Option<Found>, Vec<Error>)> {
+        let mut damaged = Vec::new();
+        for (_, path) in self.checkpoints()?.into_iter().rev() {
+            match Checkpoint::read(&path) {
+                Ok(checkpoint) => return Ok((Some((path, checkpoint)), damaged)),
+                Err(error) => damaged.push(error),
+            }
+        }
+        Ok((None, damaged))
+    }
+
+    /// Writes a checkpoint, then removes the earliest ones beyond `limit` (0 keeps all).
+    pub fn save(&self, checkpoint: &Checkpoint, limit: usize) -> Result<PathBuf> {
+        let path = self.checkpoint(checkpoint.state.done);
+        checkpoint.write(&path)?;
+        if limit > 0 {
+            let earlier = self.checkpoints()?;
+            let earlier = earlier.iter().filter(|(step, _)| *step < checkpoint.state.done).rev().skip(limit - 1);
+            for (_, old) in earlier {
+                std::fs::remove_file(old).map_err(|e| Error::io(old, "cannot remove an earlier checkpoint", &e))?;
+            }
+        }
+        Ok(path)
+    }
+
+    /// The resolved configuration that the run was begun with.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
     /// The resolved configuration.
     pub fn write_config(&self, config: &TrainConfig) -> Result<()> {
-        write_atomically(&self.path.join("config.toml"), config.to_toml()?.as_bytes())
+        write_atomically(&self.config(), config.to_toml()?.as_bytes())
     }
 
     /// A run directory that is there.

@@ -64,6 +64,16 @@ impl Selection {
         Ok(Verdict { is_best, stop: self.patience > 0 && self.misses >= self.patience })
     }
 
+    /// Takes up where it stood: step and value of the best evaluation, and how many in a row were no better since.
+    pub(super) fn restore(&mut self, best: (usize, f64), misses: usize) {
+        (self.best, self.misses) = (Some(best), misses);
+    }
+
+    /// Evaluations in a row that were no better than the best.
+    pub(super) fn misses(&self) -> usize {
+        self.misses
+    }
+
     /// Step and value of the best evaluation so far.
     pub fn best(&self) -> Option<(usize, f64)> {
         self.best

@@ -8,7 +8,7 @@ use super::policy::Policy;
 use crate::data::{order, Dataset, Sequence};
 use crate::engine::Layout;
 use crate::error::{Error, Kind, Result};
-use crate::optim::{clip_factor, sum_of_squares, AdamW, Schedule};
+use crate::optim::{clip_factor, sum_of_squares, Optimizer, OptimizerState, Schedule};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::time::Instant;
@@ -61,11 +61,27 @@ pub struct Trainer<D> {
     config: TrainConfig,
     data: D,
     references: References,
-    adam: AdamW,
+    optimizer: Optimizer,
     schedule: Schedule,
     n_steps: usize,
+    /// Steps that were made.
+    done: usize,
     num_tokens: usize,
     started: Instant,
+}
+
+/// Where a run stands between two steps: with the values of the parameters, all that the steps to come depend on. Order and
+/// schedule follow from the step, random draws from seed and step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrainerState {
+    /// Steps that were made.
+    pub done: usize,
+    /// Tokens that were seen.
+    pub num_tokens: usize,
+    /// What the optimizer remembers.
+    pub optimizer: OptimizerState,
+    /// What the reference gave at the run's beginning.
+    pub references: References,
 }
 
 impl<D> std::fmt::Debug for Trainer<D> {
@@ -77,19 +93,51 @@ impl<D> std::fmt::Debug for Trainer<D> {
 impl<D: Deref<Target = Dataset>> Trainer<D> {
     /// Prepares a run: measures the reference where the method has one, on the rows that the run will see.
     pub fn new(config: &TrainConfig, data: D, policy: &mut dyn Policy, observer: &mut dyn Observer) -> Result<Self> {
-        if data.samples.is_empty() {
-            return Err(Error::new(Kind::Data, "no rows to train on"));
-        }
-        let n_steps = config.n_steps(data.samples.len());
-        let adam = AdamW::new(config.adamw(), policy.lengths().into_iter());
-        let (references, schedule) = (References::default(), config.schedule(n_steps));
-        let config = config.clone();
-        let mut trainer =
-            Self { config, data, references, adam, schedule, n_steps, num_tokens: 0, started: Instant::now() };
+        let mut trainer = Self::prepare(config, data, policy)?;
         if trainer.config.has_reference()? {
             trainer.references = trainer.reference(policy, observer)?;
         }
         Ok(trainer)
+    }
+
+    /// Takes a run up where it stood. The policy holds the parameters of that moment already; configuration and rows are those
+    /// of the run (`Checkpoint` compares them).
+    pub fn resume(config: &TrainConfig, data: D, policy: &dyn Policy, state: TrainerState) -> Result<Self> {
+        let mut trainer = Self::prepare(config, data, policy)?;
+        let TrainerState { done, num_tokens, optimizer, references } = state;
+        if done > trainer.n_steps {
+            let message = format!("{done} steps were made already, the run has {}", trainer.n_steps);
+            return Err(Error::new(Kind::Mismatch, message));
+        }
+        trainer.optimizer.restore(optimizer)?;
+        (trainer.done, trainer.num_tokens, trainer.references) = (done, num_tokens, references);
+        Ok(trainer)
+    }
+
+    fn prepare(config: &TrainConfig, data: D, policy: &dyn Policy) -> Result<Self> {
+        if data.samples.is_empty() {
+            return Err(Error::new(Kind::Data, "no rows to train on"));
+        }
+        let n_steps = config.n_steps(data.samples.len());
+        let optimizer = Optimizer::new(config.optimizer(), policy.lengths().into_iter());
+        let (references, schedule) = (References::default(), config.schedule(n_steps));
+        let (config, started) = (config.clone(), Instant::now());
+        Ok(Self { config, data, references, optimizer, schedule, n_steps, done: 0, num_tokens: 0, started })
+    }
+
+    /// Where the run stands.
+    pub fn state(&self) -> TrainerState {
+        TrainerState {
+            done: self.done,
+            num_tokens: self.num_tokens,
+            optimizer: self.optimizer.state(),
+            references: self.references.clone(),
+        }
+    }
+
+    /// Steps that were made.
+    pub fn done(&self) -> usize {
+        self.done
     }
 
     fn reference(&self, policy: &mut dyn Policy, observer: &mut dyn Observer) -> Result<References> {
@@ -109,9 +157,9 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         self.n_steps
     }
 
-    /// Runs all steps, or until the observer has enough.
+    /// Runs the steps that are left, or until the observer has enough.
     pub fn run(&mut self, policy: &mut dyn Policy, observer: &mut dyn Observer) -> Result<()> {
-        for step in 0..self.n_steps {
+        for step in self.done..self.n_steps {
             let report = self.step(policy, step)?;
             if !observer.on_step(&report)? || !observer.after_step(&report, policy)? {
                 break;
@@ -170,11 +218,12 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
             return Err(self.numeric(step, &rows, "the gradient's norm", grad_norm));
         }
         let (factor, learning_rate) = (clip_factor(grad_norm, self.config.max_grad_norm), self.schedule.at(step));
-        self.adam.begin();
+        self.optimizer.begin();
         for i in 0..n_tensors {
             let (values, gradient) = policy.tensor(i);
-            self.adam.update(i, values, gradient, factor, learning_rate);
+            self.optimizer.update(i, values, gradient, factor, learning_rate);
         }
+        self.done = step + 1;
         let (block_grad_norms, step_seconds) = (block_norms(policy, &squares), begun.elapsed().as_secs_f64());
         Ok(StepReport { block_grad_norms, step_seconds, ..self.report(step, &tally, grad_norm, learning_rate) })
     }

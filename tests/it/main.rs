@@ -18,6 +18,7 @@ mod oracle;
 mod random;
 mod real_model;
 mod refusals;
+mod resume;
 mod rules;
 mod runs;
 mod small;

@@ -166,6 +166,9 @@ fn every_flag_of_train_prints_its_default() {
         "--eval-data",
         "--overwrite",
         "--dry-run",
+        "--load-best-model-at-end",
+        "--resume",
+        "--resume-inexact",
         "--help",
     ];
     let mut seen = 0;
