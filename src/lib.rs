@@ -35,6 +35,7 @@ pub mod optim;
 
 pub mod adapter;
 pub mod merge;
+pub mod modelfile;
 pub mod train;
 
 pub mod bench;

@@ -1,8 +1,8 @@
 //! An adapter file that unmodified llama.cpp loads (specs: ecosystem B2).
 
 use super::Lora;
-use crate::error::Result;
-use crate::gguf::{Value, Writer};
+use crate::error::{Error, Kind, Result};
+use crate::gguf::{base_hash, validate_adapter, File, Value, Writer};
 use quant::Type;
 use std::path::Path;
 
@@ -13,10 +13,52 @@ pub struct Lineage {
     pub architecture: String,
     /// The base's `general.name`, if it has one.
     pub base_name: Option<String>,
-    /// Fingerprint of the base: `gguf::base_hash`; `None` where there is no file to take it of.
+    /// Fingerprint of the base, `gguf::base_hash`; an adapter of another program may have none.
     pub base_hash: Option<String>,
-    /// How it was trained: sft, dpo, kto.
+    /// How it came about: sft, dpo, kto, sum, truncate, extract.
     pub method: String,
+}
+
+impl Lineage {
+    /// What an adapter's file tells. `method` is how what follows from it came about.
+    ///
+    /// # Errors
+    /// If the adapter acts after certain tokens only (aLoRA), which no other adapter would.
+    pub fn of_adapter(file: &File, method: &str) -> Result<Self> {
+        if file.get("adapter.alora.invocation_tokens").is_some() {
+            let message = format!("{}: it acts after certain tokens only (aLoRA)", file.path().display());
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        let info = validate_adapter(file)?;
+        let base_name = file.get("general.base_model.0.name").and_then(Value::as_str).map(str::to_owned);
+        Ok(Self { architecture: info.architecture, base_name, base_hash: info.base_hash, method: method.to_owned() })
+    }
+
+    /// That of an adapter for a model.
+    pub fn of_base(file: &File, method: &str) -> Result<Self> {
+        let base_name = file.get("general.name").and_then(Value::as_str).map(str::to_owned);
+        let (architecture, base_hash) = (file.architecture()?.to_owned(), Some(base_hash(file)));
+        Ok(Self { architecture, base_name, base_hash, method: method.to_owned() })
+    }
+
+    /// That of adapters for one base; what only some of them know is believed.
+    ///
+    /// # Errors
+    /// If their bases differ; `names` tells which.
+    pub fn common(lineages: &[Self], names: &[String]) -> Result<Self> {
+        let Some(first) = lineages.first() else { return Err(Error::new(Kind::Argument, "no adapter")) };
+        let mut all = first.clone();
+        for (other, name) in lineages.iter().zip(names).skip(1) {
+            let hashes = all.base_hash.as_ref().zip(other.base_hash.as_ref());
+            if other.architecture != all.architecture || hashes.is_some_and(|(a, b)| a != b) {
+                let message = format!("{name}: made for another base than {}", names[0]);
+                return Err(Error::new(Kind::Mismatch, message));
+            }
+            all.base_hash = all.base_hash.or_else(|| other.base_hash.clone());
+            all.base_name = all.base_name.or_else(|| other.base_name.clone());
+        }
+        Ok(all)
+    }
 }
 
 /// Key of how an adapter was trained.

@@ -3,11 +3,15 @@
 //! **In:** a seed and a list of weights, or an adapter file. **Out:** factors for the engine, or a GGUF that unmodified
 //! llama.cpp loads. **Invariant:** an exported file holds no clock, path or random id: equal factors give equal bytes.
 
+mod algebra;
 mod export;
 mod import;
 mod lora;
+mod low_rank;
 
+pub use algebra::{Kept, Limit, RANK_MAX};
 pub(crate) use export::METHOD;
 pub use export::{export, to_bytes, Lineage};
 pub use import::import;
 pub use lora::{resolve_targets, Factor, Linear, Lora};
+pub(crate) use low_rank::LowRank;

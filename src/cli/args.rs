@@ -30,6 +30,9 @@ pub(super) enum Command {
     Generate(GenerateArgs),
     /// Make one model of several, or fold adapters into a model
     Merge(MergeArgs),
+    /// Add, scale, shorten, extract adapters
+    #[command(subcommand)]
+    Adapter(AdapterCommand),
     /// Describe a GGUF model, an adapter or a run directory
     Inspect(InspectArgs),
     /// Measure how fast a model trains on this machine
@@ -273,7 +276,16 @@ pub(super) struct MergeArgs {
     /// Compute everything, print what each tensor will be, write nothing
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Replace an existing file
+    /// Ask neither inputs nor output for likelihoods and answers
+    #[arg(long)]
+    pub(super) no_verify: bool,
+    /// File for everything that is known of the result, in JSON
+    #[arg(long)]
+    pub(super) report: Option<PathBuf>,
+    /// File for an Ollama Modelfile of the result
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) modelfile: Option<PathBuf>,
+    /// Replace existing files
     #[arg(long)]
     pub(super) overwrite: bool,
     /// One line of JSON on stdout
@@ -281,6 +293,102 @@ pub(super) struct MergeArgs {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) threads: Threads,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AdapterCommand {
+    /// The sum of adapters, exactly: their ranks are put beside each other
+    #[command(visible_alias = "concat")]
+    Add(SumArgs),
+    /// An adapter times a number
+    Scale(ScaleArgs),
+    /// The nearest adapter of a smaller rank
+    Truncate(TruncateArgs),
+    /// What two models differ in, as an adapter of the first
+    Extract(ExtractArgs),
+    /// The same factors, said to be for another base of the same shapes, such as another quantisation
+    Rebase(RebaseArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AdapterFile {
+    /// Adapter to make
+    #[arg(short = 'o', long)]
+    pub(super) output: PathBuf,
+    /// Replace an existing file
+    #[arg(long)]
+    pub(super) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LimitArgs {
+    /// Largest rank [default: with --energy 256]
+    #[arg(long, alias = "lora-r")]
+    pub(super) rank: Option<usize>,
+    /// Share of each update's squared norm that is to be kept, with the smallest rank that does
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) energy: Option<f64>,
+    /// One line of JSON on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SumArgs {
+    /// Adapters, FILE or FILE:SCALE
+    #[arg(required = true)]
+    pub(super) adapters: Vec<String>,
+    #[command(flatten)]
+    pub(super) out: AdapterFile,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ScaleArgs {
+    /// Adapter in GGUF
+    pub(super) adapter: PathBuf,
+    /// The number
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) by: f32,
+    #[command(flatten)]
+    pub(super) out: AdapterFile,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TruncateArgs {
+    /// Adapter in GGUF
+    pub(super) adapter: PathBuf,
+    #[command(flatten)]
+    pub(super) limit: LimitArgs,
+    #[command(flatten)]
+    pub(super) out: AdapterFile,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExtractArgs {
+    /// Model that the adapter shall lead to
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    /// Model that the adapter is for
+    #[arg(long)]
+    pub(super) base: PathBuf,
+    #[command(flatten)]
+    pub(super) limit: LimitArgs,
+    /// Seed of the random projection
+    #[arg(short = 's', long, default_value_t = 0)]
+    pub(super) seed: u64,
+    #[command(flatten)]
+    pub(super) out: AdapterFile,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RebaseArgs {
+    /// Adapter in GGUF
+    pub(super) adapter: PathBuf,
+    /// Model that it is to be for
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) out: AdapterFile,
 }
 
 #[derive(Debug, Args)]

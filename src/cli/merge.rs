@@ -1,12 +1,12 @@
 //! `llama-align merge`: one model of several, or of a model and its adapters.
 
 use super::args::MergeArgs;
-use super::{adapter_list, Printer};
+use super::{adapter_list, evidence, serving, Printer};
 use crate::error::{Error, Kind, Result};
-use crate::gguf::File;
+use crate::gguf::{write_atomically, File};
 use crate::merge::{fold, merge, Bound, Fidelity, Method, Options, OutType, Report, TensorReport};
 use crate::runtime::Runtime;
-use serde_json::{json, Value};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Tensors that are shown as those whose change survived least.
@@ -22,15 +22,32 @@ pub(super) fn run(args: &MergeArgs, printer: &mut Printer) -> Result<u8> {
             printer.data(&line(tensor));
         }
     };
-    let report = if args.lora.is_empty() && args.lora_scaled.is_empty() {
-        merged(args, &options, output, &mut show)?
-    } else {
-        folded(args, &options, output, &mut show)?
+    let beside: Vec<&Path> = args.report.iter().chain(&args.modelfile).map(PathBuf::as_path).collect();
+    serving::check_new(&beside, args.output.as_deref(), args.overwrite)?;
+    let adapters = adapter_list(&args.lora, &args.lora_scaled)?;
+    let mut report = match adapters.is_empty() {
+        true => merged(args, &options, output, &mut show)?,
+        false => folded(args, &adapters, &options, output, &mut show)?,
     };
+    let peak = crate::os::peak_rss_bytes();
+    if let Some(output) = output.filter(|_| !args.no_verify) {
+        let models: Vec<&Path> = args.base.iter().chain(&args.model).map(PathBuf::as_path).collect();
+        report.evidence = Some(evidence::measure(&models, &adapters, output, options.threads, printer)?);
+    }
+    let mut described = report.to_json();
+    described["output"] = json!(output.map(|path| path.display().to_string()));
+    // That of the merge itself: the models' own graphs map whole files.
+    described["peak_rss_bytes"] = json!(peak);
+    if let Some(path) = &args.report {
+        write_atomically(path, format!("{described:#}\n").as_bytes())?;
+    }
     if args.json {
-        printer.data(&json(&report, args).to_string());
+        printer.data(&described.to_string());
     } else {
         print(&report, args, &options, printer);
+    }
+    if let Some(output) = output {
+        serving::tell(output, args.modelfile.as_deref(), printer)?;
     }
     Ok(0)
 }
@@ -104,6 +121,7 @@ fn method(args: &MergeArgs) -> Result<Method> {
 
 fn folded(
     args: &MergeArgs,
+    list: &[(PathBuf, f32)],
     options: &Options,
     output: Option<&Path>,
     show: &mut dyn FnMut(&TensorReport),
@@ -114,7 +132,6 @@ fn folded(
     if numbers || args.method.is_some() || args.base.is_some() || args.seed.is_some() {
         return refuse("--lora takes no --method, --weight, --base, --slerp-t, --density, --lambda or --seed");
     }
-    let list: Vec<(PathBuf, f32)> = adapter_list(&args.lora, &args.lora_scaled)?;
     let base = File::open(model)?;
     let files = list.iter().map(|(path, scale)| Ok((File::open(path)?, *scale))).collect::<Result<Vec<_>>>()?;
     let adapters: Vec<(&File, f32)> = files.iter().map(|(file, scale)| (file, *scale)).collect();
@@ -173,36 +190,10 @@ fn print(report: &Report, args: &MergeArgs, options: &Options, printer: &mut Pri
     match args.output.as_deref().filter(|_| !args.dry_run) {
         None => printer.data(&format!("{} bytes would be written", report.bytes)),
         Some(path) => {
-            let name =
-                path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
             printer.data(&format!("{} bytes in {}", report.bytes, path.display()));
-            printer.talk(&format!("for Ollama, a Modelfile beside it with the line: FROM ./{name}"));
         }
     }
-}
-
-fn json(report: &Report, args: &MergeArgs) -> Value {
-    let numbers = |f: &Fidelity| {
-        json!({
-            "cosine": f.cosine(), "norm_ratio": f.norm_ratio(), "gain": f.gain(),
-            "rmse": f.rmse(), "wanted_rms": f.wanted_rms(),
-        })
-    };
-    let tensors: Vec<Value> = report
-        .tensors
-        .iter()
-        .map(|t| {
-            json!({
-                "name": t.name, "from": t.from.name(), "to": t.to.name(), "copied": t.copied, "raised": t.raised,
-                "fidelity": t.fidelity.as_ref().map(numbers),
-            })
-        })
-        .collect();
-    let output = args.output.as_deref().filter(|_| !args.dry_run).map(|path| path.display().to_string());
-    json!({
-        "method": report.method, "output": output, "bytes": report.bytes, "copied": report.copied(),
-        "raised": report.raised(), "fidelity": numbers(&report.overall()), "keys_from": report.keys_from,
-        "has_template": report.has_template, "notes": report.notes,
-        "peak_rss_bytes": crate::os::peak_rss_bytes(), "tensors": tensors,
-    })
+    if let Some(evidence) = &report.evidence {
+        evidence::print(evidence, printer);
+    }
 }

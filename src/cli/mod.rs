@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** nothing here that a library user could not do; data goes to stdout, talk to stderr.
 
+mod adapter;
 mod args;
 mod args_held_out;
 mod args_optim;
@@ -10,6 +11,7 @@ mod bench;
 mod check;
 mod dataset;
 mod eval;
+mod evidence;
 mod finish;
 mod generate;
 mod inspect;
@@ -17,6 +19,7 @@ mod interrupt;
 mod merge;
 mod output;
 mod resume;
+mod serving;
 mod steps;
 mod train;
 mod watch;
@@ -44,6 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
         Command::Eval(args) => eval::run(&args, &mut printer),
         Command::Generate(args) => generate::run(&args, &mut printer),
         Command::Merge(args) => merge::run(&args, &mut printer),
+        Command::Adapter(command) => adapter::run(&command, &mut printer),
         Command::Inspect(args) => inspect::run(&args, &mut printer),
         Command::Bench(args) => bench::run(&args, &mut printer),
     };

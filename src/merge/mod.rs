@@ -8,6 +8,8 @@
 mod blend;
 mod combine;
 mod compat;
+mod evidence;
+mod extract;
 mod fidelity;
 mod lineage;
 mod method;
@@ -18,6 +20,8 @@ mod run;
 mod select;
 
 pub use combine::{add_update, dare, magnitude, slerp_coefficients, ties, weighted_sum, Dare, Draws};
+pub use evidence::{Evidence, Findings, Subject, PROMPTS, TEXT};
+pub use extract::{extract, Extraction};
 pub use fidelity::Fidelity;
 pub use method::Method;
 pub use outtype::{Bound, OutType};
@@ -128,6 +132,7 @@ fn finish(
         keys_from: first.path().display().to_string(),
         has_template: first.get("tokenizer.chat_template").is_some(),
         notes,
+        evidence: None,
     })
 }
 

@@ -1,7 +1,8 @@
 //! What a merge did, tensor by tensor.
 
-use super::{Bound, Fidelity};
+use super::{Bound, Evidence, Fidelity};
 use quant::Type;
+use serde_json::{json, Value};
 
 /// What became of one tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,13 @@ impl TensorReport {
     pub fn cosine(&self) -> Option<f64> {
         self.fidelity.and_then(|f| f.cosine())
     }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "name": self.name, "from": self.from.name(), "to": self.to.name(), "copied": self.copied,
+            "raised": self.raised, "fidelity": self.fidelity.as_ref().map(numbers),
+        })
+    }
 }
 
 /// What a merge did.
@@ -42,6 +50,8 @@ pub struct Report {
     pub has_template: bool,
     /// What differed without harm.
     pub notes: Vec<String>,
+    /// What the models themselves say, where they were asked.
+    pub evidence: Option<Evidence>,
 }
 
 impl Report {
@@ -74,4 +84,20 @@ impl Report {
         self.tensors.iter().filter_map(|t| t.fidelity.as_ref()).for_each(|f| all.merge(f));
         all
     }
+
+    /// For machines: everything, tensor by tensor.
+    pub fn to_json(&self) -> Value {
+        let tensors: Vec<Value> = self.tensors.iter().map(TensorReport::to_json).collect();
+        json!({
+            "method": self.method, "bytes": self.bytes, "copied": self.copied(), "raised": self.raised(),
+            "fidelity": numbers(&self.overall()), "keys_from": self.keys_from, "has_template": self.has_template,
+            "notes": self.notes, "tensors": tensors, "evidence": self.evidence.as_ref().map(Evidence::to_json),
+        })
+    }
+}
+
+fn numbers(f: &Fidelity) -> Value {
+    json!({
+        "cosine": f.cosine(), "norm_ratio": f.norm_ratio(), "gain": f.gain(), "rmse": f.rmse(), "wanted_rms": f.wanted_rms(),
+    })
 }

@@ -13,6 +13,7 @@ mod hostile;
 mod loaded;
 mod logits;
 mod merge;
+mod modelfile;
 mod models;
 mod oracle;
 mod random;

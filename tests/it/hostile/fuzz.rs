@@ -1,10 +1,13 @@
 //! Files cut at every byte and files changed at random: the reader never panics, and what validation accepts llama.cpp
 //! loads, or refuses, without ending the process.
 
+use super::adapters;
 use super::image::Image;
 use super::program::run;
-use llama_align::error::Result;
+use crate::models::runtime;
+use llama_align::error::{Kind, Result};
 use llama_align::gguf::{validate_model, Array, File, Value};
+use llama_align::merge::{fold, merge, Method, Options, OutType};
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -13,6 +16,8 @@ const MODELS: [&str; 8] = ["llama-tied", "gpt2", "gemma2", "gemma3", "llama-expe
 const MUTATIONS: usize = 4000;
 /// Accepted files that the program then really opens; each takes a tenth of a second.
 const OPENED: usize = 500;
+/// Files that are merged or folded; each takes some milliseconds.
+const MERGED: usize = 600;
 
 /// How many times as much `make test-full` does.
 fn effort() -> usize {
@@ -32,9 +37,15 @@ fn a_file_cut_anywhere_in_its_header_is_refused() {
     }
 }
 
+/// Draws for one mutation: it can be made again instead of being kept.
 struct Dice(ChaCha8Rng);
 
 impl Dice {
+    fn of(target: &str, mutation: usize) -> Self {
+        let key = format!("hostile mutation {mutation} of {target}");
+        Self(ChaCha8Rng::from_seed(*blake3::hash(key.as_bytes()).as_bytes()))
+    }
+
     fn below(&mut self, n: usize) -> usize {
         (self.0.next_u64() % n as u64) as usize
     }
@@ -115,27 +126,21 @@ impl Dice {
 
 #[test]
 fn what_is_accepted_is_loaded_or_refused_but_never_aborts() {
-    let mut dice = Dice(ChaCha8Rng::from_seed(*b"hostile mutations of tiny models"));
     let models = MODELS.map(Image::of);
-    let mut accepted = Vec::new();
     let (mutations, opened) = (MUTATIONS * effort(), OPENED * effort());
-    for i in 0..mutations {
-        let bytes = dice.mutate(&models[i % models.len()]);
-        if verdict(bytes.clone()).is_ok() {
-            accepted.push(bytes);
-        }
-    }
+    let mutant = |i: usize| Dice::of("tiny models", i).mutate(&models[i % models.len()]);
+    let accepted: Vec<usize> = (0..mutations).filter(|&i| verdict(mutant(i)).is_ok()).collect();
     assert!(accepted.len() > opened, "only {} of {mutations} were accepted", accepted.len());
     let stride = accepted.len() / opened;
     let chosen: Vec<_> = accepted.iter().step_by(stride).collect();
     let loaded: usize = std::thread::scope(|scope| {
         let half = |part: usize| {
-            let chosen = &chosen;
+            let (chosen, mutant) = (&chosen, &mutant);
             scope.spawn(move || {
                 let dir = tempfile::tempdir().unwrap();
                 let path = dir.path().join("mutant.gguf");
-                chosen.iter().skip(part).step_by(2).fold(0, |loaded, bytes| {
-                    std::fs::write(&path, bytes).unwrap();
+                chosen.iter().skip(part).step_by(2).fold(0, |loaded, &&i| {
+                    std::fs::write(&path, mutant(i)).unwrap();
                     // Asserts that it ends with a status of its own.
                     let ran = run(dir.path(), &["check", "-m", "mutant.gguf", "-t", "1"]);
                     loaded + usize::from(ran.status == 0)
@@ -147,4 +152,36 @@ fn what_is_accepted_is_loaded_or_refused_but_never_aborts() {
     });
     // Otherwise the mutants are too wild to test anything behind the loader.
     assert!(loaded * 5 > chosen.len(), "{loaded} of {} pass the check", chosen.len());
+}
+
+/// Adapters that are accepted are folded, merged models are merged, in this process: an assertion of ggml would end it.
+#[test]
+fn what_is_accepted_is_merged_or_refused_but_never_aborts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, output) = (dir.path().join("mutant.gguf"), dir.path().join("out.gguf"));
+    let base = Image::of(adapters::BASE);
+    let (good, adapter) = (dir.path().join("good.gguf"), Image::read(adapters::good(&base)));
+    std::fs::write(&good, &base.bytes).unwrap();
+    let good = File::open(&good).unwrap();
+    let method = Method::Linear { weights: vec![0.5, 0.5] };
+    let options = Options { out: OutType::Keep, threads: 1, overwrite: true };
+    let mut made = [0; 2];
+    for i in 0..MERGED * effort() {
+        let of_adapter = i % 2 == 0;
+        std::fs::write(&path, Dice::of("merge", i).mutate(if of_adapter { &adapter } else { &base })).unwrap();
+        let Ok(mutant) = File::open(&path) else { continue };
+        let result = match of_adapter {
+            true => fold(&runtime(), &good, &[(&mutant, 1.0)], &options, Some(&output), &mut |_| {}),
+            false => merge(&runtime(), &[&mutant, &good], None, &method, &options, Some(&output), &mut |_| {}),
+        };
+        match result {
+            Ok(_) => {
+                made[i % 2] += 1;
+                File::open(&output).and_then(|file| validate_model(&file)).unwrap();
+                std::fs::remove_file(&output).unwrap();
+            }
+            Err(error) => assert!(!output.exists() && error.kind() != Kind::Internal, "{i}: {error}"),
+        }
+    }
+    assert!(made.iter().all(|&n| n > MERGED * effort() / 40), "{made:?} were made");
 }

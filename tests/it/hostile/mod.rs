@@ -6,6 +6,7 @@ mod flags;
 mod fuzz;
 mod image;
 mod models;
+mod outputs;
 mod program;
 mod rows;
 mod runs;

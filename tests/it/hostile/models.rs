@@ -266,6 +266,11 @@ fn tokenizer(m: &Image) -> Vec<Case> {
             "1048576 bytes",
         ),
         format(
+            "a token of 10 MB",
+            m.edited(|c| c.texts("tokenizer.ggml.tokens")[7] = "x".repeat(10_000_000)),
+            "10000000 bytes",
+        ),
+        format(
             "a merge without a space",
             m.edited(|c| c.texts("tokenizer.ggml.merges")[3] = "in".into()),
             "joins nothing",

@@ -87,18 +87,21 @@ pub(super) fn files(dir: &Path) -> BTreeSet<String> {
 }
 
 /// The commands that read a model, as they are given to a file called `bad.gguf`.
-const READERS: [&[&str]; 5] = [
+const READERS: [&[&str]; 7] = [
     &["check", "-m", "bad.gguf"],
     &["train", "-m", "bad.gguf", "-d", "rows.jsonl", "-o", "run"],
     &["eval", "-m", "bad.gguf", "-d", "rows.jsonl"],
     &["generate", "-m", "bad.gguf", "-p", "hi"],
     &["merge", "-m", "bad.gguf", "-m", "bad.gguf", "-o", "out.gguf"],
+    &["adapter", "extract", "-m", "bad.gguf", "--base", "bad.gguf", "--rank", "1", "-o", "out.gguf"],
+    &["adapter", "rebase", "good-adapter.gguf", "-m", "bad.gguf", "-o", "out.gguf"],
 ];
 
 #[test]
 fn bad_models_are_refused_by_every_command() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("rows.jsonl"), super::rows::PAIR).unwrap();
+    std::fs::write(dir.path().join("good-adapter.gguf"), adapters::good(&Image::of(adapters::BASE))).unwrap();
     for (i, case) in models::cases().iter().enumerate() {
         std::fs::write(dir.path().join("bad.gguf"), &case.bytes).unwrap();
         let status = i32::from(case.kind.exit_code());
@@ -198,11 +201,12 @@ fn bad_adapters_are_refused_by_every_command() {
     std::fs::write(dir.path().join("rows.jsonl"), super::rows::PAIR).unwrap();
     let base = Image::of(adapters::BASE);
     std::fs::write(dir.path().join("base.gguf"), &base.bytes).unwrap();
-    let commands: [&[&str]; 4] = [
+    let commands: [&[&str]; 5] = [
         &["eval", "-m", "base.gguf", "-d", "rows.jsonl", "--lora", "bad.gguf"],
         &["generate", "-m", "base.gguf", "-p", "hi", "-n", "1", "--lora", "bad.gguf"],
         &["generate", "-m", "base.gguf", "-p", "hi", "-n", "1", "--lora-scaled", "bad.gguf:0.5"],
         &["merge", "-m", "base.gguf", "--lora", "bad.gguf", "-o", "out.gguf"],
+        &["adapter", "rebase", "bad.gguf", "-m", "base.gguf", "-o", "out.gguf"],
     ];
     for (i, case) in adapters::cases(&base).iter().enumerate() {
         std::fs::write(dir.path().join("bad.gguf"), &case.bytes).unwrap();

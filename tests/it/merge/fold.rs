@@ -59,7 +59,7 @@ impl Bench {
     }
 
     /// All logits of a text by llama.cpp.
-    fn logits(&self, model: &str, adapters: &[(&str, f32)]) -> Vec<f32> {
+    pub(super) fn logits(&self, model: &str, adapters: &[(&str, f32)]) -> Vec<f32> {
         let model = Model::open(&runtime(), &self.path(model)).unwrap();
         let open = |name: &str| Adapter::open(&model, &self.path(name)).unwrap();
         let adapters: Vec<_> = adapters.iter().map(|(name, scale)| (open(name), *scale)).collect();
@@ -71,7 +71,7 @@ impl Bench {
     }
 
     /// The same by our engine, all of it in F32.
-    fn computed(&self, model: &str, adapters: &[(&str, f32)]) -> Vec<f32> {
+    pub(super) fn computed(&self, model: &str, adapters: &[(&str, f32)]) -> Vec<f32> {
         let model = Model::open(&runtime(), &self.path(model)).unwrap();
         let trace = Arc::new(trace(&model).unwrap());
         let delta = |&(name, scale): &(&str, f32)| {
@@ -88,16 +88,16 @@ impl Bench {
 }
 
 /// The distance over the norm of the wanted.
-fn distance(found: &[f32], wanted: &[f32]) -> f64 {
+pub(super) fn distance(found: &[f32], wanted: &[f32]) -> f64 {
     let wanted = Array::new([wanted.len(), 1, 1, 1], wanted.iter().map(|&x| x.into()).collect());
     wanted.distance(found)
 }
 
 /// Everything in F32: only the order of sums differs.
-const ENGINE_BOUND: f64 = 1e-5;
+pub(super) const ENGINE_BOUND: f64 = 1e-5;
 /// llama.cpp rounds queries, keys and values to 16 bits and adds attention up in 16 bits: last bits of sums flip some of
 /// these roundings.
-const DECODE_BOUND: f64 = 1e-3;
+pub(super) const DECODE_BOUND: f64 = 1e-3;
 /// Weights rounded to 8 bits, and activations to 8 bits where they meet these.
 const Q8_0_BOUND: f64 = 0.03;
 

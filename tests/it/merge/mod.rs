@@ -1,5 +1,7 @@
 //! Merging models and folding adapters: golden values, files, what llama.cpp computes with them, and refusals.
 
+mod algebra;
+mod evidence;
 mod files;
 mod fold;
 mod methods;
