@@ -36,7 +36,7 @@ fn own(model: &Arc<Model>, trace: &Trace, layout: &Layout, n_threads: usize) -> 
     let (runtime, program, n_tokens) = (model.runtime(), &trace.program, layout.n_tokens());
     let mut backend = Backend::new(runtime, n_threads)?;
     let bytes = model.n_vocab() * n_tokens * 4;
-    let capacity = input_bytes(program, Form::Runtime, n_tokens) + bytes + 64;
+    let capacity = input_bytes(program, Form::Runtime, layout) + bytes + 64;
     let mut memory = Memory::new(runtime, capacity)?;
     let inputs = Inputs::place(program, Form::Runtime, &Arc::new(layout.clone()), &mut memory)?;
     let region = memory.take(bytes)?;

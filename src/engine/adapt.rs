@@ -138,7 +138,7 @@ fn adapted(
                 let ab = program.mul_mat(b, h);
                 scaled(program, ab, scale)
             }
-            Form::Training | Form::TrainingBf16 => {
+            Form::Training | Form::TrainingBf16 | Form::TrainingOps => {
                 let h = scaled(program, h, scale);
                 program.mul_mat(b, h)
             }

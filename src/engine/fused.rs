@@ -37,7 +37,7 @@ impl Lowering<'_, '_> {
         2 * results as u64 * self.ne(self.program.get(rows))[0] as u64
     }
 
-    fn mask_rule(&self, id: ValueId, value: &Value) -> Result<MaskRule> {
+    pub(super) fn mask_rule(&self, id: ValueId, value: &Value) -> Result<MaskRule> {
         let mask = value.sources().iter().flatten().find_map(|&s| match self.program.get(s).leaf() {
             Some(Leaf::Mask(rule)) => Some(*rule),
             _ => None,

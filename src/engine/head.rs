@@ -208,7 +208,7 @@ impl Engine {
             n_tokens: n,
             profile: self.profile.as_ref(),
         };
-        let builder = GraphBuilder::new(&mut self.backend, &mut self.memory, program.values.len() * 2 + 64)?;
+        let builder = GraphBuilder::new(&mut self.backend, &mut self.memory, program.values.len() * 4 + 512)?;
         let mut lowering = Lowering::new(scope, builder);
         let logits = lowering.tensor(self.adapted.logits)?;
         let found = if outputs.is_empty() {

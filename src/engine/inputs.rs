@@ -5,6 +5,7 @@ use super::lower::Form;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, MaskRule, Program, Value, ValueId};
 use crate::runtime::{Memory, Region};
+use quant::Type;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -13,12 +14,20 @@ use std::sync::Arc;
 pub struct Inputs {
     pub(super) layout: Arc<Layout>,
     pub(super) leaves: HashMap<ValueId, Region>,
+    /// Masks \[keys, queries\] of single sequences in F32, by rule, tokens, and places with padding; for the form in ops.
+    pub(super) masks: HashMap<(MaskKey, usize, usize), Region>,
+    /// 0, 1, 2, … up to the rows of the largest weight, to fetch all of its rows by; for the form in ops.
+    pub(super) numbers: Option<Region>,
 }
 
-/// Bytes that [`Inputs::place`] takes for a program at `n_tokens`.
-pub fn input_bytes(program: &Program, form: Form, n_tokens: usize) -> usize {
-    let sizes = program.ids().filter_map(|id| leaf_bytes(program.get(id), form, n_tokens));
-    Memory::bytes_for(sizes)
+/// What tells mask rules apart.
+pub(super) type MaskKey = (usize, bool, u8);
+
+/// Bytes that [`Inputs::place`] takes for a program and a layout.
+pub fn input_bytes(program: &Program, form: Form, layout: &Layout) -> usize {
+    let sizes = program.ids().filter_map(|id| leaf_bytes(program.get(id), form, layout.n_tokens()));
+    let masks = sequence_masks(program, form, layout).into_iter().map(|(_, (_, _, n))| n * n * 4);
+    Memory::bytes_for(sizes.chain(masks).chain([4 * n_numbers(program, form)]))
 }
 
 fn leaf_bytes(value: &Value, form: Form, n_tokens: usize) -> Option<usize> {
@@ -30,23 +39,48 @@ fn leaf_bytes(value: &Value, form: Form, n_tokens: usize) -> Option<usize> {
     }
 }
 
+/// The masks that the form in ops reads: one for each rule and length.
+fn sequence_masks(program: &Program, form: Form, layout: &Layout) -> Vec<(MaskRule, (MaskKey, usize, usize))> {
+    let mut masks = BTreeMap::new();
+    if form == Form::TrainingOps {
+        let rules = program.values.iter().filter_map(|v| match v.leaf() {
+            Some(Leaf::Mask(rule)) => Some(*rule),
+            _ => None,
+        });
+        for rule in rules {
+            for (span, (_, places)) in layout.spans().iter().zip(layout.extents()) {
+                masks.insert((mask_key(rule), span.len, places), rule);
+            }
+        }
+    }
+    masks.into_iter().map(|(key, rule)| (rule, key)).collect()
+}
+
+/// Rows of the largest matrix that the form in ops decodes.
+fn n_numbers(program: &Program, form: Form) -> usize {
+    if form != Form::TrainingOps {
+        return 0;
+    }
+    program.weights.iter().filter(|w| w.ty != Type::F32).map(|w| w.ne[1] as usize).max().unwrap_or(0)
+}
+
 impl Inputs {
     /// Writes tokens, positions, masks and tables of a batch.
     pub fn place(program: &Program, form: Form, layout: &Arc<Layout>, memory: &mut Memory) -> Result<Self> {
         let n_tokens = layout.n_tokens();
         let positions = layout.positions();
         let mut leaves = HashMap::new();
-        let mut masks: BTreeMap<(usize, bool, u8), Region> = BTreeMap::new();
+        let mut packed: BTreeMap<MaskKey, Region> = BTreeMap::new();
         for id in program.ids() {
             let value = program.get(id);
             let Some(bytes) = leaf_bytes(value, form, n_tokens) else { continue };
             let region = match value.leaf() {
-                Some(Leaf::Mask(rule)) => match masks.get(&mask_key(*rule)) {
+                Some(Leaf::Mask(rule)) => match packed.get(&mask_key(*rule)) {
                     Some(&region) => region,
                     None => {
                         let region = memory.take(bytes)?;
                         fill_mask(memory.words_mut(region), *rule, layout);
-                        masks.insert(mask_key(*rule), region);
+                        packed.insert(mask_key(*rule), region);
                         region
                     }
                 },
@@ -59,7 +93,21 @@ impl Inputs {
             };
             leaves.insert(id, region);
         }
-        Ok(Self { layout: layout.clone(), leaves })
+        let mut masks = HashMap::new();
+        for (rule, key @ (_, len, places)) in sequence_masks(program, form, layout) {
+            let region = memory.take(places * places * 4)?;
+            fill_sequence_mask(memory.floats_mut(region), rule, len, places);
+            masks.insert(key, region);
+        }
+        let numbers = match n_numbers(program, form) {
+            0 => None,
+            n => {
+                let region = memory.take(4 * n)?;
+                memory.ints_mut(region).iter_mut().zip(0..).for_each(|(slot, i)| *slot = i);
+                Some(region)
+            }
+        };
+        Ok(Self { layout: layout.clone(), leaves, masks, numbers })
     }
 }
 
@@ -88,7 +136,8 @@ fn fill(memory: &mut Memory, region: Region, leaf: &Leaf, tokens: &[i32], positi
     Ok(())
 }
 
-fn mask_key(rule: MaskRule) -> (usize, bool, u8) {
+/// A rule in a form that has an order.
+pub(super) fn mask_key(rule: MaskRule) -> MaskKey {
     use crate::ir::Span;
     let (size, kind) = match rule.span {
         Span::Causal => (0, 0),
@@ -113,6 +162,19 @@ fn fill_mask(words: &mut [u16], rule: MaskRule, layout: &Layout) {
             for k in 0..span.len {
                 words[(span.start + q) * n + span.start + k] = bits(rule.entry(q, k));
             }
+        }
+    }
+}
+
+/// Mask of one sequence with the padding behind it, which sees itself.
+fn fill_sequence_mask(floats: &mut [f32], rule: MaskRule, len: usize, places: usize) {
+    for (q, row) in floats.chunks_exact_mut(places).enumerate() {
+        for (k, entry) in row.iter_mut().enumerate() {
+            *entry = match q < len && k < len {
+                true => rule.entry(q, k),
+                false if q == k => 0.0,
+                false => f32::NEG_INFINITY,
+            };
         }
     }
 }

@@ -60,6 +60,12 @@ impl Layout {
         &self.spans
     }
 
+    /// First place and length of every sequence with the padding behind it: together the whole axis.
+    pub fn extents(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let ends = self.spans.iter().skip(1).map(|s| s.start).chain([self.tokens.len()]);
+        self.spans.iter().zip(ends).map(|(span, end)| (span.start, end - span.start))
+    }
+
     /// Token ids on the packed axis.
     pub fn tokens(&self) -> &[i32] {
         &self.tokens
@@ -89,6 +95,7 @@ mod tests {
         assert_eq!((layout.n_tokens(), layout.tokens()[37], layout.tokens()[127]), (128, 7, 9));
         let positions = layout.positions();
         assert_eq!((positions[36], positions[37], positions[64], positions[127]), (36, 0, 0, 63));
+        assert_eq!(layout.extents().collect::<Vec<_>>(), [(0, 64), (64, 64)]);
         assert!(Layout::new([[].as_slice()]).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! From a program to a ggml graph: copies of the runtime's ops, our kernels where the training form wants them.
 
 use super::inputs::Inputs;
+use super::op_form::Scores;
 use super::profile::{Phase, Profile};
 use super::terms;
 use crate::error::{Error, Kind, Result};
@@ -19,6 +20,9 @@ pub enum Form {
     Training,
     /// The same with products of BF16 numbers, summed in F32.
     TrainingBf16,
+    /// As training does it, in ggml's own ops only: softmax per sequence, products as the backend forms them. Any backend
+    /// can run it.
+    TrainingOps,
 }
 
 const PRIVATE: &str =
@@ -29,7 +33,7 @@ const PRIVATE: &str =
 pub struct Lowering<'a, 'g> {
     pub(super) program: &'a Program,
     pub(super) weights: &'a [Option<WeightData>],
-    names: &'a Names,
+    pub(super) names: &'a Names,
     form: Form,
     pub(super) inputs: &'a Inputs,
     pub(super) given: &'a HashMap<ValueId, Region>,
@@ -40,6 +44,8 @@ pub struct Lowering<'a, 'g> {
     pub(super) uses: Vec<u32>,
     /// Activations that were rounded already.
     pub(super) rounded: HashMap<ValueId, Tensor>,
+    /// Probabilities of attention by its q, k and v, where it is made of ops.
+    pub(super) scores: HashMap<[ValueId; 3], Vec<Scores>>,
     pub(super) builder: GraphBuilder<'g>,
     pub(super) done: HashMap<ValueId, Tensor>,
 }
@@ -74,7 +80,7 @@ impl<'a, 'g> Lowering<'a, 'g> {
         let has_experts =
             program.values.iter().any(|v| matches!(v.op(), Some(Op::Other(name)) if name == "MUL_MAT_ID"));
         let uses = if form == Form::TrainingBf16 { terms::uses(program) } else { Vec::new() };
-        let (rounded, done) = (HashMap::new(), HashMap::new());
+        let (rounded, scores, done) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self {
             program,
             weights,
@@ -87,6 +93,7 @@ impl<'a, 'g> Lowering<'a, 'g> {
             has_experts,
             uses,
             rounded,
+            scores,
             builder,
             done,
         }
@@ -193,17 +200,22 @@ impl<'a, 'g> Lowering<'a, 'g> {
                 return Ok(tensor);
             }
         }
+        if self.form == Form::TrainingOps {
+            if let Some(tensor) = self.op_form(id, value, op)? {
+                return Ok(tensor);
+            }
+        }
         match op {
-            Op::Grad(GradOp::RopeBack) => return self.copy(id, value, "ROPE_BACK"),
+            Op::Grad(GradOp::RopeBack) => return self.rope_back(id, value),
             Op::Grad(op) => return self.gradient(id, value, op),
             Op::Attention if self.form == Form::Runtime => return self.flash_attention(id, value),
             Op::Attention => return self.attention(id, value),
-            Op::MulMat if self.form != Form::Runtime && !self.has_experts => {
+            Op::MulMat if self.has_kernels() => {
                 if let Some(tensor) = self.linear(value)? {
                     return Ok(tensor);
                 }
             }
-            Op::Unary(_) | Op::Glu(_) if self.form != Form::Runtime && !self.has_experts => {
+            Op::Unary(_) | Op::Glu(_) if self.has_kernels() => {
                 if let Some(tensor) = self.tabled(value, op)? {
                     return Ok(tensor);
                 }
@@ -215,6 +227,15 @@ impl<'a, 'g> Lowering<'a, 'g> {
         };
         let name = self.names.name(number).to_owned();
         self.copy(id, value, &name)
+    }
+
+    /// True if products and looked-up functions go to kernels of ours.
+    fn has_kernels(&self) -> bool {
+        matches!(self.form, Form::Training | Form::TrainingBf16) && !self.has_experts
+    }
+
+    pub(super) fn rope_back(&mut self, id: ValueId, value: &Value) -> Result<Tensor> {
+        self.copy(id, value, "ROPE_BACK")
     }
 
     pub(super) fn sources(&mut self, value: &Value) -> Result<Vec<Option<Tensor>>> {

@@ -10,6 +10,7 @@ mod head;
 mod inputs;
 mod layout;
 mod lower;
+mod op_form;
 mod plan;
 mod profile;
 mod session;

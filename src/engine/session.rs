@@ -10,7 +10,7 @@ use super::profile::Profile;
 use crate::data::Sequence;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, Op, ValueId};
-use crate::runtime::{Backend, GraphBuilder, Memory, Model, Region};
+use crate::runtime::{Backend, GraphBuilder, Memory, Model, Region, Tally};
 use crate::trace::Trace;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,6 +37,12 @@ pub struct Engine {
     pub(super) batch: Option<Batch>,
     peak: usize,
 }
+
+/// Tensors that the graph of one block may have.
+const N_TENSORS: usize = 2048;
+/// The same where gradients are made of ops, and for each sequence what attention is made of.
+const N_TENSORS_OPS: usize = 8192;
+const N_TENSORS_SEQUENCE: usize = 128;
 
 /// What blocks write: values on the packed axis by id.
 pub type BlockValues = std::collections::BTreeMap<ValueId, Vec<f32>>;
@@ -92,7 +98,11 @@ impl Engine {
             let values = if parameter.name.ends_with(".lora_a") { &factor.a } else { &factor.b };
             memory.floats_mut(region).copy_from_slice(values);
         }
-        let (fixed, backend) = (memory.used(), Backend::new(runtime, n_threads)?);
+        let backend = match model.devices().is_empty() && form != Form::TrainingOps {
+            true => Backend::new(runtime, n_threads)?,
+            false => Backend::scheduled(runtime, model.devices(), n_threads)?,
+        };
+        let fixed = memory.used();
         let (model, trace) = (model.clone(), trace.clone());
         Ok(Self {
             model,
@@ -193,6 +203,11 @@ impl Engine {
         self.peak + self.backend.work_bytes()
     }
 
+    /// Where the nodes of all graphs ran so far; `None` where only the CPU computes.
+    pub fn tally(&self) -> Option<&Tally> {
+        self.backend.tally()
+    }
+
     /// log p(token | tokens before it) of every completion token, per sequence.
     pub fn log_probs(&mut self, sequences: &[&Sequence]) -> Result<Vec<Vec<f32>>> {
         let log_probs = self.run(sequences, Keep::LogProbs)?;
@@ -226,7 +241,7 @@ impl Engine {
         }
         let layout = Arc::new(Layout::new(sequences.iter().map(|s| s.tokens.as_slice()))?);
         let n = layout.n_tokens();
-        self.reserve(n, n_rows, backward)?;
+        self.reserve(&layout, n_rows, backward)?;
         let inputs = Inputs::place(&self.adapted.program, self.form, &layout, &mut self.memory)?;
         let mut kept: HashMap<_, _> =
             self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
@@ -249,7 +264,7 @@ impl Engine {
     pub fn block_values(&mut self, layout: &Layout, reads: Option<&BlockValues>) -> Result<BlockValues> {
         self.check_tokens(layout.tokens())?;
         let n = layout.n_tokens();
-        self.reserve(n, 0, true)?;
+        self.reserve(layout, 0, true)?;
         let inputs = Inputs::place(&self.adapted.program, self.form, &Arc::new(layout.clone()), &mut self.memory)?;
         let mut kept: HashMap<_, _> =
             self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
@@ -296,7 +311,11 @@ impl Engine {
             n_tokens,
             profile: self.profile.as_ref(),
         };
-        let builder = GraphBuilder::new(&mut self.backend, &mut self.memory, 2048)?;
+        let n_tensors = match self.form {
+            Form::TrainingOps => N_TENSORS_OPS + N_TENSORS_SEQUENCE * inputs.layout.spans().len(),
+            _ => N_TENSORS,
+        };
+        let builder = GraphBuilder::new(&mut self.backend, &mut self.memory, n_tensors)?;
         let mut lowering = Lowering::new(scope, builder);
         for (id, region) in outputs {
             lowering.output(id, region)?;
@@ -309,8 +328,9 @@ impl Engine {
         elements.map_or(0, |e| e.at(n as i64) as usize * 4)
     }
 
-    /// Room for a batch of `n` packed tokens with `n_rows` completion tokens.
-    fn reserve(&mut self, n: usize, n_rows: usize, backward: bool) -> Result<()> {
+    /// Room for a batch with `n_rows` completion tokens.
+    fn reserve(&mut self, layout: &Layout, n_rows: usize, backward: bool) -> Result<()> {
+        let n = layout.n_tokens();
         self.batch = None;
         self.memory.reset(self.fixed);
         let program = &self.adapted.program;
@@ -322,7 +342,8 @@ impl Engine {
         let per_row: usize =
             self.plan.head.reads.iter().map(|r| head::per_token(program, *r).unwrap_or(0) * 4 + 64).sum();
         let head = per_row * (2 * n_chunk + n_rows) + self.model.n_vocab() * n_chunk * 4;
-        let inputs = input_bytes(program, self.form, n) + input_bytes(program, self.form, n_chunk);
+        let chunk = Layout::bare(&vec![0; n_chunk]);
+        let inputs = input_bytes(program, self.form, layout) + input_bytes(program, self.form, &chunk);
         let cotangents: usize = match backward {
             true => writes + blocks.iter().flat_map(|b| &b.reads).map(value).sum::<usize>() + self.fixed,
             false => 0,

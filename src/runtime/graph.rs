@@ -1,6 +1,7 @@
 //! Graphs that run: tensors, placed memory, our own ops, one computation.
 
-use super::abi::{GgmlAllocator, GgmlBackend, GgmlBuffer, GgmlContext, GgmlTensor, N_SRC, STATUS_SUCCESS};
+use super::abi::{GgmlBuffer, GgmlContext, GgmlTensor, N_SRC, STATUS_SUCCESS};
+use super::backend::Backend;
 use super::{Runtime, WeightData};
 use crate::error::{Error, Kind, Result};
 use memmap2::MmapMut;
@@ -11,60 +12,18 @@ use std::sync::{Arc, Mutex};
 /// Alignment of everything placed in a [`Memory`], in bytes.
 pub(super) const ALIGNMENT: usize = 64;
 
-/// The CPU backend with its threads and the memory that graphs share.
-#[derive(Debug)]
-pub struct Backend {
-    runtime: Arc<Runtime>,
-    ptr: *mut GgmlBackend,
-    alloc: *mut GgmlAllocator,
-    n_threads: usize,
-}
-
-// SAFETY: owned by one session at a time; ggml keeps no thread affinity.
-unsafe impl Send for Backend {}
-
-impl Backend {
-    /// A CPU backend with this many threads, but no more than there are cores.
-    pub fn new(runtime: &Arc<Runtime>, n_threads: usize) -> Result<Self> {
-        let n_threads = super::n_threads_started(n_threads);
-        // SAFETY: plain calls; NULL is checked.
-        let (ptr, alloc) = unsafe {
-            let ptr = (runtime.table.backend_cpu)(n_threads as c_int);
-            (ptr, if ptr.is_null() { std::ptr::null_mut() } else { (runtime.table.alloc_new)(ptr) })
-        };
-        if alloc.is_null() {
-            return Err(Error::new(Kind::Memory, "ggml makes no CPU backend"));
-        }
-        Ok(Self { runtime: runtime.clone(), ptr, alloc, n_threads })
-    }
-
-    /// Threads that run a graph.
-    pub fn n_threads(&self) -> usize {
-        self.n_threads
-    }
-
-    /// Bytes that graphs use for their intermediate values: the most that one needed so far.
-    pub fn work_bytes(&self) -> usize {
-        // SAFETY: plain call.
-        unsafe { (self.runtime.table.alloc_bytes)(self.alloc) }
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        // SAFETY: both made by `new`, freed once.
-        unsafe {
-            (self.runtime.table.alloc_free)(self.alloc);
-            (self.runtime.table.backend_free)(self.ptr);
-        }
-    }
-}
-
 /// A part of a [`Memory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     offset: usize,
     bytes: usize,
+}
+
+impl Region {
+    /// Its first `bytes`, all of it at most.
+    pub fn head(self, bytes: usize) -> Self {
+        Self { bytes: bytes.min(self.bytes), ..self }
+    }
 }
 
 /// Memory that outlives graphs: parameters, inputs, what one graph leaves for the next.
@@ -283,6 +242,8 @@ pub struct GraphBuilder<'a> {
     #[allow(clippy::vec_box)] // the address of each kernel must not move
     kernels: Vec<Box<KernelSlot>>,
     wanted: Vec<*mut GgmlTensor>,
+    /// Results to fetch after the computation: those of a scheduled graph lie where they were computed.
+    fetched: Vec<(*mut GgmlTensor, Region)>,
     n_tensors_max: usize,
 }
 
@@ -307,6 +268,7 @@ pub struct Graph {
 impl<'a> GraphBuilder<'a> {
     /// Starts a graph of at most `n_tensors_max` tensors.
     pub fn new(backend: &'a mut Backend, memory: &'a mut Memory, n_tensors_max: usize) -> Result<Self> {
+        backend.reserve(n_tensors_max + 8)?;
         let table = &backend.runtime.table;
         // SAFETY: plain calls; NULL is checked.
         let ctx = unsafe {
@@ -316,8 +278,8 @@ impl<'a> GraphBuilder<'a> {
         if ctx.is_null() {
             return Err(Error::new(Kind::Memory, format!("ggml makes no context for {n_tensors_max} tensors")));
         }
-        let (tensors, kernels, wanted) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { backend, memory, ctx, tensors, kernels, wanted, n_tensors_max })
+        let (tensors, kernels, wanted, fetched) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { backend, memory, ctx, tensors, kernels, wanted, fetched, n_tensors_max })
     }
 
     fn keep(&mut self, tensor: *mut GgmlTensor) -> Tensor {
@@ -354,6 +316,12 @@ impl<'a> GraphBuilder<'a> {
         if status != STATUS_SUCCESS {
             return Err(Error::new(Kind::Internal, format!("ggml places no weight (status {status})")));
         }
+        Ok(self.keep(tensor))
+    }
+
+    /// A contiguous leaf that holds nothing: a shape for ops that only write.
+    pub fn blank(&mut self, ty: Type, ne: [i64; 4]) -> Result<Tensor> {
+        let tensor = self.create(ty, ne)?;
         Ok(self.keep(tensor))
     }
 
@@ -438,7 +406,12 @@ impl<'a> GraphBuilder<'a> {
     /// Makes a node write its result to a region, to be read after the computation.
     pub fn place(&mut self, tensor: Tensor, region: Region) -> Result<()> {
         let ptr = self.tensors[tensor.0];
-        self.put(ptr, region)?;
+        if self.backend.is_scheduled() {
+            // A result that lies in host memory from the start could be computed on the CPU only.
+            self.fetched.push((ptr, region));
+        } else {
+            self.put(ptr, region)?;
+        }
         self.wanted.push(ptr);
         Ok(())
     }
@@ -465,29 +438,52 @@ impl<'a> GraphBuilder<'a> {
         unsafe { (*self.tensors[tensor.0]).nb }
     }
 
+    /// True if the device that a weight lies on, or else the first one, can run the op.
+    pub fn supports(&mut self, spec: &NodeSpec) -> Result<bool> {
+        let tensor = self.node(spec)?;
+        Ok(self.backend.supports(self.tensors[tensor.0]))
+    }
+
     /// Runs what leads to the placed and wanted tensors.
     pub fn compute(self) -> Result<Graph> {
         let table = &self.backend.runtime.table;
-        // SAFETY: the context has room for a graph of this size; every node was checked when it was made; kernels live.
-        unsafe {
+        // SAFETY: the context has room for a graph of this size; every node was checked when it was made.
+        let (graph, n_nodes) = unsafe {
             let graph = (table.new_graph)(self.ctx, self.n_tensors_max);
             for &tensor in &self.wanted {
                 (table.set_output)(tensor);
                 (table.graph_expand)(graph, tensor);
             }
-            let n_nodes = (table.graph_n_nodes)(graph) as usize;
-            if !(table.alloc_graph)(self.backend.alloc, graph) {
-                return Err(Error::new(Kind::Memory, "ggml has no memory for a graph's intermediate values"));
-            }
-            let status = (table.compute)(self.backend.ptr, graph);
-            if let Some(fault) = self.kernels.iter().find_map(|k| k.fault.lock().ok()?.take()) {
-                return Err(fault);
-            }
-            match status {
-                STATUS_SUCCESS => Ok(Graph { n_nodes }),
-                status => Err(Error::new(Kind::Internal, format!("ggml computed no graph (status {status})"))),
-            }
+            (graph, (table.graph_n_nodes)(graph) as usize)
+        };
+        // SAFETY: the graph was just made; kernels and memory live until this method returns.
+        let status = unsafe { self.backend.run(graph)? };
+        if let Some(fault) = self.kernels.iter().find_map(|k| k.fault.lock().ok()?.take()) {
+            return Err(fault);
         }
+        if status != STATUS_SUCCESS {
+            return Err(Error::new(Kind::Internal, format!("ggml computed no graph (status {status})")));
+        }
+        for &(tensor, region) in &self.fetched {
+            self.fetch(tensor, region)?;
+        }
+        Ok(Graph { n_nodes })
+    }
+
+    /// Copies a computed tensor to a region of the memory.
+    fn fetch(&self, tensor: *mut GgmlTensor, region: Region) -> Result<()> {
+        // SAFETY: a live, computed, contiguous tensor; the region lies within the memory and is as large.
+        unsafe {
+            let t = &*tensor;
+            let bytes = t.nb[3] * t.ne[3] as usize;
+            if bytes > region.bytes {
+                let message = format!("a tensor of {bytes} bytes does not fit a region of {}", region.bytes);
+                return Err(Error::new(Kind::Internal, message));
+            }
+            let to = self.memory.data.add(region.offset).cast();
+            (self.backend.runtime.table.tensor_get)(tensor, to, 0, bytes);
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod abi;
 mod attach;
+mod backend;
 mod capture;
 mod context;
 mod device;
@@ -21,10 +22,11 @@ mod model;
 mod names;
 
 pub use abi::ToFloat;
+pub use backend::{Backend, Tally};
 pub use capture::{capture, RawKind, RawNode};
 pub use context::{Adapter, Context, Sampler, SamplerParams};
 pub use device::{Device, Offload};
-pub use graph::{Backend, Call, Graph, GraphBuilder, Kernel, Memory, NodeSpec, Operand, Region, Tensor};
+pub use graph::{Call, Graph, GraphBuilder, Kernel, Memory, NodeSpec, Operand, Region, Tensor};
 pub use host::{Host, Layout, HOST_ABI};
 pub use model::{Model, WeightData};
 pub use names::Names;

@@ -1,10 +1,10 @@
 //! Programs of a few values, built by hand: their gradients by the rules, by differences and by the engine.
 
-use crate::graph::run;
+use crate::graph::{run, run_in};
 use crate::oracle::{norm, slope, Array, Oracle};
 use crate::random::Random;
 use llama_align::autodiff::differentiate;
-use llama_align::engine::Layout;
+use llama_align::engine::{Form, Layout};
 use llama_align::ir::{Leaf, MaskRule, Op, Program, Sym, Value, ValueId, ValueKind};
 use quant::Type;
 use std::collections::BTreeSet;
@@ -125,9 +125,9 @@ impl Small {
     }
 
     /// The worst error of the engine's results against the oracle's, over the norm of each.
-    pub(crate) fn engine_error(&self, outputs: &[ValueId]) -> f64 {
+    pub(crate) fn engine_error(&self, form: Form, outputs: &[ValueId]) -> f64 {
         let mut oracle = self.oracle();
-        let found = self.engine(outputs);
+        let found = run_in(form, &self.program, &[], &self.layout, &self.leaves, outputs);
         let errors = outputs.iter().zip(&found).map(|(&id, found)| oracle.value(id).distance(found));
         errors.fold(0.0, |worst, error| if error > worst || error.is_nan() { error } else { worst })
     }

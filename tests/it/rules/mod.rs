@@ -1,11 +1,12 @@
-//! Every rule on its own: interpreted gradients against differences, the engine's kernels against the oracle.
+//! Every rule on its own: interpreted gradients against differences, the engine's kernels and its form in
+//! ggml's ops against the oracle.
 //!
 //! The models need not have an op, or need it in one shape only; here each has operands that tell a wrong reading apart.
 
 mod attention;
 
 use crate::small::{fixed, floats, Small};
-use llama_align::engine::Layout;
+use llama_align::engine::{Form, Layout};
 use llama_align::ir::{Glu, Leaf, Op, Sym, Unary, ValueId};
 use quant::Type;
 
@@ -22,8 +23,10 @@ fn holds(small: &mut Small, name: &str, result: ValueId, wanted: &[ValueId]) {
     let error = small.difference_error(&back);
     assert!(error <= DIFFERENCE, "{name}: differences {error:e}");
     let outputs: Vec<_> = [result].into_iter().chain(back.gradients).collect();
-    let error = small.engine_error(&outputs);
-    assert!(error <= KERNEL, "{name}: engine {error:e}");
+    for form in [Form::Training, Form::TrainingOps] {
+        let error = small.engine_error(form, &outputs);
+        assert!(error <= KERNEL, "{name}: engine, {form:?} {error:e}");
+    }
 }
 
 fn small() -> Small {
