@@ -9,7 +9,7 @@ use crate::engine::{Delta, Engine, Profile};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::peak_gflops;
 use crate::os::peak_rss_bytes;
-use crate::runtime::Model;
+use crate::runtime::{Model, Tally};
 use crate::trace::Trace;
 use crate::train::{Method, Observer, Precision, Recompute, StepReport, TrainConfig, Trainer};
 use serde::Serialize;
@@ -65,11 +65,14 @@ pub struct BenchReport {
     pub peak_rss_bytes: u64,
     /// What small products in the first-level cache reach, in GFLOP/s.
     pub peak_gflops: f64,
-    /// Product arithmetic over time in products, as a share of the peak.
+    /// Product arithmetic over time in products, as a share of the peak; 0, as all that follows, where devices compute.
     pub share_of_peak_products: f64,
     /// Product arithmetic over the whole step, as a share of the peak.
     pub share_of_peak_step: f64,
-    /// bf16 or f32.
+    /// Where nodes ran, if devices compute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tally: Option<Tally>,
+    /// bf16 or f32; auto where devices compute.
     pub precision: Precision,
     /// always or never.
     pub recompute: Recompute,
@@ -85,12 +88,14 @@ impl Observer for Silent {
 
 /// Measures.
 pub fn run(model: &Arc<Model>, trace: &Arc<Trace>, params: &BenchParams) -> Result<BenchReport> {
-    let precision = params.precision.resolve();
+    let form = params.precision.form_for(model)?;
+    let on_cpu = model.devices().is_empty();
+    let precision = if on_cpu { params.precision.resolve() } else { params.precision };
     let peak = peak_gflops(precision == Precision::Bf16, params.n_threads);
     let data = rows(model, params)?;
     let lora = Lora::init(&Linear::all(trace), params.rank, 2.0 * params.rank as f32, 0);
     let delta = Delta { lora, scale: 1.0, trainable: true };
-    let mut engine = Engine::with_form(model, trace, vec![delta], params.n_threads, precision.form())?;
+    let mut engine = Engine::with_form(model, trace, vec![delta], params.n_threads, form)?;
     let config = TrainConfig {
         method: params.method,
         lora_rank: params.rank,
@@ -100,11 +105,14 @@ pub fn run(model: &Arc<Model>, trace: &Arc<Trace>, params: &BenchParams) -> Resu
         max_steps: WARM_UP + params.n_steps,
         threads: params.n_threads,
         precision,
+        device: (!on_cpu).then(|| model.devices().iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(",")),
         ..TrainConfig::default()
     }
     .resolve()?;
     let kept = engine.inner_bytes(config.micro_batch_tokens) as u64;
-    let recompute = params.recompute.resolve(kept, crate::os::available_bytes());
+    // What devices compute crosses to the host and back where it is kept: they compute it again.
+    let available = if on_cpu { crate::os::available_bytes() } else { 0 };
+    let recompute = params.recompute.resolve(kept, available);
     engine.set_recompute(recompute == Recompute::Always);
     let profile = Arc::new(Profile::default());
     engine.set_profile(profile.clone());
@@ -141,8 +149,9 @@ pub fn run(model: &Arc<Model>, trace: &Arc<Trace>, params: &BenchParams) -> Resu
         rest_seconds: (step_seconds - products - attention - other).max(0.0),
         peak_rss_bytes: peak_rss_bytes(),
         peak_gflops: peak,
-        share_of_peak_products: gflop / products / peak,
+        share_of_peak_products: if on_cpu { gflop / products / peak } else { 0.0 },
         share_of_peak_step: gflop / step_seconds / peak,
+        tally: engine.tally().cloned(),
         precision,
         recompute,
     })

@@ -90,7 +90,7 @@ pub(super) fn compare(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize) 
         probes.insert(format!("{} and {} tokens packed", pair[0], pair[1]), found);
     }
     let max_abs_diff = probes.values().copied().fold(0.0, f32::max);
-    Ok(RuntimeForm { max_abs_diff, probes })
+    Ok(RuntimeForm { max_abs_diff, probes, blocks: None })
 }
 
 /// The last tokens of a sequence that is longer than the window.

@@ -1,6 +1,6 @@
 //! Part two of the self-check: each block of the training form, from the runtime form's values.
 
-use super::{probe_tokens, TrainingForm};
+use super::{probe_tokens, Blocks};
 use crate::engine::{Engine, Form, Layout};
 use crate::error::Result;
 use crate::ir::ValueId;
@@ -9,7 +9,7 @@ use crate::trace::Trace;
 use std::sync::Arc;
 
 /// Compares both forms on two packed sequences and, where there is a window, past it.
-pub(super) fn compare(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize, form: Form) -> Result<TrainingForm> {
+pub(super) fn compare(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize, form: Form) -> Result<Blocks> {
     let mut runtime = Engine::with_form(model, trace, Vec::new(), n_threads, Form::Runtime)?;
     let mut training = Engine::with_form(model, trace, Vec::new(), n_threads, form)?;
     let first = if model.n_swa() > 0 { (model.n_swa() + 9).min(1100) } else { 50 };
@@ -17,15 +17,13 @@ pub(super) fn compare(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize, 
     let layout = Layout::new(sequences.iter().map(Vec::as_slice))?;
     let expected = runtime.block_values(&layout, None)?;
     let found = training.block_values(&layout, Some(&expected))?;
-    let mut worst = (0.0f32, String::from("none"));
+    let mut worst = Blocks { max_rel_diff: 0.0, bound: bound(trace), worst_block: "none".into() };
     for (id, values) in &found {
         let Some(reference) = expected.get(id) else { continue };
-        let diff = relative(&trace.program, *id, reference, values, &layout);
-        if diff > worst.0 || diff.is_nan() {
-            worst = (if diff.is_nan() { f32::INFINITY } else { diff }, trace.program.describe(*id));
-        }
+        let difference = relative(&trace.program, *id, reference, values, &layout);
+        worst.note(difference, || trace.program.describe(*id));
     }
-    Ok(TrainingForm { max_rel_diff: worst.0, bound: bound(trace), worst_block: worst.1 })
+    Ok(worst)
 }
 
 /// What a block may differ by: the runtime rounds keys and values to 16 bits, and activations to 8 bits where weights are
@@ -39,7 +37,13 @@ fn bound(trace: &Trace) -> f32 {
 }
 
 /// Root mean square of the difference over that of the reference, on real tokens only.
-fn relative(program: &crate::ir::Program, id: ValueId, reference: &[f32], values: &[f32], layout: &Layout) -> f32 {
+pub(super) fn relative(
+    program: &crate::ir::Program,
+    id: ValueId,
+    reference: &[f32],
+    values: &[f32],
+    layout: &Layout,
+) -> f32 {
     let per_token = program.get(id).ne.iter().filter(|n| n.is_fixed()).map(|n| n.a as usize).product::<usize>();
     let (mut difference, mut size) = (0.0f64, 0.0f64);
     for span in layout.spans() {

@@ -1,5 +1,6 @@
 //! The program's grammar. Flags are spelled as in llama.cpp and TRL; TRL's underscores are accepted.
 
+use super::args_devices::{spelled_out, Devices};
 use super::args_held_out::HeldOutArgs;
 use super::args_optim::OptimArgs;
 use super::args_saving::SavingArgs;
@@ -67,6 +68,8 @@ pub(super) struct CheckArgs {
     /// One line of JSON on stdout
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) devices: Devices,
     #[command(flatten)]
     pub(super) threads: Threads,
 }
@@ -154,6 +157,8 @@ pub(super) struct TrainArgs {
     #[arg(long)]
     pub(super) dry_run: bool,
     #[command(flatten)]
+    pub(super) devices: Devices,
+    #[command(flatten)]
     pub(super) threads: Threads,
 }
 
@@ -180,6 +185,8 @@ pub(super) struct EvalArgs {
     /// One line of JSON on stdout
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) devices: Devices,
     #[command(flatten)]
     pub(super) threads: Threads,
 }
@@ -225,6 +232,8 @@ pub(super) struct GenerateArgs {
     /// JSON lines on stdout
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) devices: Devices,
     #[command(flatten)]
     pub(super) threads: Threads,
 }
@@ -427,6 +436,8 @@ pub(super) struct BenchArgs {
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]
+    pub(super) devices: Devices,
+    #[command(flatten)]
     pub(super) threads: Threads,
 }
 
@@ -434,7 +445,7 @@ impl Options {
     /// Parses, after writing long flags with dashes: `--learning_rate` is `--learning-rate`.
     pub(super) fn parse_from(arguments: impl IntoIterator<Item = String>) -> Result<Self, clap::Error> {
         Self::try_parse_from(arguments.into_iter().map(|argument| {
-            let Some(flag) = argument.strip_prefix("--") else { return argument };
+            let Some(flag) = argument.strip_prefix("--") else { return spelled_out(argument) };
             let (name, value) = flag.split_once('=').map_or((flag, None), |(n, v)| (n, Some(v)));
             let name = name.replace('_', "-");
             value.map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}"))
@@ -461,6 +472,19 @@ mod tests {
         let line = "llama-align train -m a.gguf -d b.jsonl -o r --learning_rate 1e-4 --per_device_train_batch_size=2 --lora_r 4";
         let Command::Train(args) = parse(line).unwrap().command else { panic!("train expected") };
         assert_eq!((args.learning_rate, args.batch_size, args.lora_rank), (Some(1e-4), Some(2), Some(4)));
+    }
+
+    #[test]
+    fn devices_are_spelled_as_in_llama_cpp() {
+        let Command::Check(args) = parse("llama-align check -m a -ngl 7 -dev Vulkan0,none").unwrap().command else {
+            panic!("check expected")
+        };
+        assert_eq!((args.devices.n_gpu_layers(), args.devices.names()), (Some(7), Some("Vulkan0,none")));
+        let Command::Generate(args) = parse("llama-align generate -m a -p b -n 5 -ngl all").unwrap().command else {
+            panic!("generate expected")
+        };
+        assert_eq!((args.predict, args.devices.n_gpu_layers()), (5, Some(crate::runtime::ALL_LAYERS)));
+        assert!(parse("llama-align check -m a -ngl some").is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `llama-align bench`: tokens per second, memory, and the share of the machine's peak.
 
 use super::args::BenchArgs;
-use super::{open_model, Printer};
+use super::{devices, open_model, Printer};
 use crate::bench::{run as measure, BenchParams};
 use crate::check::checked_trace;
 use crate::error::{Error, Kind, Result};
@@ -19,9 +19,9 @@ pub(super) fn run(args: &BenchArgs, printer: &mut Printer) -> Result<u8> {
         Error::new(Kind::Argument, format!("--shape {}: expected ROWSxTOKENS, such as 4x512", args.shape))
     })?;
     let (precision, recompute) = (Precision::from_name(&args.precision)?, Recompute::from_name(&args.recompute)?);
-    let (model, _file) = open_model(&args.model)?;
+    let (model, _file) = open_model(&args.model, args.devices.names(), args.devices.n_gpu_layers())?;
     let n_threads = args.threads.count();
-    let (trace, _) = checked_trace(&model, n_threads, precision.form())?;
+    let (trace, _) = checked_trace(&model, n_threads, precision.form_for(&model)?)?;
     let params = BenchParams {
         method,
         n_rows,
@@ -54,6 +54,10 @@ pub(super) fn run(args: &BenchArgs, printer: &mut Printer) -> Result<u8> {
         args.steps,
         report.peak_rss_bytes >> 20
     ));
+    if let Some(tally) = &report.tally {
+        devices::report(printer, &model, Some(tally));
+        return Ok(0);
+    }
     printer.data(&format!(
         "{:.2} s a step: products {:.2}, attention {:.2}, other kernels {:.2}, the rest {:.2}; reference pass {:.2} of it",
         report.step_seconds,

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 /// Runs the command.
 pub(super) fn run(args: &CheckArgs, printer: &mut Printer) -> Result<u8> {
-    let (model, _file) = open_model(&args.model)?;
-    let report = trace(&model).and_then(|t| check(&model, &Arc::new(t), args.threads.count(), Precision::Auto.form()));
+    let (model, _file) = open_model(&args.model, args.devices.names(), args.devices.n_gpu_layers())?;
+    let form = Precision::Auto.form_for(&model)?;
+    let report = trace(&model).and_then(|t| check(&model, &Arc::new(t), args.threads.count(), form));
     let report = match report {
         Ok(report) => report,
         Err(error) => {
@@ -42,10 +43,16 @@ fn print(report: &Report, printer: &mut Printer) {
     for name in modules(&report.trainable) {
         printer.data(&format!("               {name}"));
     }
-    printer.data(&format!(
-        "runtime form   max |difference| over all logits {:e} (0 is required)",
-        report.runtime_form.max_abs_diff
-    ));
+    match &report.runtime_form.blocks {
+        None => printer.data(&format!(
+            "runtime form   max |difference| over all logits {:e} (0 is required)",
+            report.runtime_form.max_abs_diff
+        )),
+        Some(blocks) => printer.data(&format!(
+            "runtime form   relative difference {:.1e}, bound {:.1e}, largest in {}",
+            blocks.max_rel_diff, blocks.bound, blocks.worst_block
+        )),
+    }
     for (probe, difference) in &report.runtime_form.probes {
         printer.data(&format!("               {probe}: {difference:e}"));
     }

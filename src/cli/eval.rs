@@ -1,7 +1,7 @@
 //! `llama-align eval`: a model, with or without an adapter, on held-out rows.
 
 use super::args::EvalArgs;
-use super::{dataset, open_model, Printer};
+use super::{dataset, devices, open_model, Printer};
 use crate::adapter::import;
 use crate::check::checked_trace;
 use crate::engine::{Delta, Engine};
@@ -14,7 +14,7 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
     if !(args.beta > 0.0 && args.beta.is_finite()) {
         return Err(Error::new(Kind::Argument, format!("--beta {}: not a positive number", args.beta)));
     }
-    let (model, file) = open_model(&args.model)?;
+    let (model, file) = open_model(&args.model, args.devices.names(), args.devices.n_gpu_layers())?;
     let lora = match &args.lora {
         None => None,
         Some(path) => {
@@ -25,7 +25,7 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
     };
     let max_length = dataset::max_length(args.max_length, &model, printer);
     let data = dataset::load(&args.data, &model, None, max_length)?;
-    let (threads, form) = (args.threads.count(), Precision::from_name(&args.precision)?.form());
+    let (threads, form) = (args.threads.count(), Precision::from_name(&args.precision)?.form_for(&model)?);
     let (trace, _) = checked_trace(&model, threads, form)?;
     let max_tokens = TrainConfig::default().micro_batch_tokens;
     // The base is the reference: rewards tell how far the adapter moved.
@@ -33,6 +33,7 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
     let report = match lora {
         None => {
             let now = References::measure(&mut base, &data.samples, max_tokens)?;
+            devices::report(printer, &model, base.tally());
             evaluate(&data, &now, None, args.beta)?
         }
         Some(lora) => {
@@ -41,6 +42,7 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
             let delta = Delta { lora, scale: 1.0, trainable: false };
             let mut adapted = Engine::with_form(&model, &trace, vec![delta], threads, form)?;
             let now = References::measure(&mut adapted, &data.samples, max_tokens)?;
+            devices::report(printer, &model, adapted.tally());
             evaluate(&data, &now, Some(&references), args.beta)?
         }
     };

@@ -10,7 +10,7 @@ use crate::runtime::{Model, SamplerParams};
 /// Runs the command.
 pub(super) fn run(args: &GenerateArgs, printer: &mut Printer) -> Result<u8> {
     check_sampling(args)?;
-    let (model, file) = open_model(&args.model)?;
+    let (model, file) = open_model(&args.model, args.devices.names(), args.devices.n_gpu_layers())?;
     let mut adapters = Vec::new();
     for (path, scale) in adapter_list(&args.lora, &args.lora_scaled)? {
         adapters.push((open_adapter(&path, &model, &file)?, scale));

@@ -4,12 +4,14 @@
 
 mod adapter;
 mod args;
+mod args_devices;
 mod args_held_out;
 mod args_optim;
 mod args_saving;
 mod bench;
 mod check;
 mod dataset;
+mod devices;
 mod eval;
 mod evidence;
 mod finish;
@@ -26,7 +28,7 @@ mod watch;
 
 use crate::error::{Error, Kind, Result};
 use crate::gguf;
-use crate::runtime::{Adapter, Model, Runtime};
+use crate::runtime::{Adapter, Model, Offload, Runtime};
 use args::{Command, Options};
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +39,10 @@ pub use output::Printer;
 pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
     let mut printer = Printer::new();
     interrupt::keep_writing_errors();
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    if args_devices::wants_list(&arguments) {
+        return devices::list(&mut printer);
+    }
     let options = match Options::parse_from(arguments) {
         Ok(options) => options,
         Err(usage) => return printer.usage(&usage),
@@ -60,11 +66,13 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
     }
 }
 
-/// Validates a model file, then opens it.
-fn open_model(path: &Path) -> Result<(Arc<Model>, gguf::File)> {
+/// Validates a model file, then opens it, its weights where the flags say.
+fn open_model(path: &Path, names: Option<&str>, n_gpu_layers: Option<u32>) -> Result<(Arc<Model>, gguf::File)> {
+    let runtime = Runtime::linked()?;
+    let offload = Offload::parse(&runtime, names, n_gpu_layers)?;
     let file = gguf::File::open(path)?;
     gguf::validate_model(&file)?;
-    let model = Model::open(&Runtime::linked()?, path)?;
+    let model = Model::open_on(&runtime, path, &offload)?;
     Ok((model, file))
 }
 

@@ -6,7 +6,7 @@ use super::interrupt::{Interrupt, INTERRUPTED};
 use super::resume::Start;
 use super::steps::{End, Steps};
 use super::watch::Keep;
-use super::{dataset, open_model, Printer};
+use super::{dataset, devices, open_model, Printer};
 use crate::adapter::{export, resolve_targets, Lineage, Linear, Lora};
 use crate::check::checked_trace;
 use crate::data::{read_all, Dataset, Rows};
@@ -50,11 +50,12 @@ fn one(
         );
         return Err(Error::new(Kind::Output, message));
     }
-    let (model, file) = open_model(&args.model)?;
+    let (model, file) = open_model(&args.model, config.device.as_deref(), config.n_gpu_layers)?;
     config.max_length = dataset::max_length(config.max_length, &model, printer);
     let (data, held_out) = rows(args, &config, &model)?;
     report_data(printer, &args.data, &data);
-    let (trace, check) = checked_trace(&model, config.threads, config.precision.form())?;
+    let form = config.precision.form_for(&model)?;
+    let (trace, check) = checked_trace(&model, config.threads, form)?;
     if let Some(op) = check.unsupported.first() {
         return Err(Error::new(
             Kind::Unsupported,
@@ -70,9 +71,11 @@ fn one(
         config.method.name(), check.architecture, targets.len(), config.lora_rank, config.rows_per_step(), config.learning_rate
     ));
     let delta = Delta { lora, scale: 1.0, trainable: true };
-    let mut engine = Engine::with_form(&model, &trace, vec![delta], config.threads, config.precision.form())?;
+    let mut engine = Engine::with_form(&model, &trace, vec![delta], config.threads, form)?;
     let kept = engine.inner_bytes(config.micro_batch_tokens) as u64;
-    config.recompute = config.recompute.resolve(kept, available_bytes());
+    // What devices compute crosses to the host and back where it is kept: they compute it again.
+    let available = if model.devices().is_empty() { available_bytes() } else { 0 };
+    config.recompute = config.recompute.resolve(kept, available);
     engine.set_recompute(config.recompute == Recompute::Always);
     let profile = Arc::new(Profile::default());
     engine.set_profile(profile.clone());
@@ -143,6 +146,7 @@ fn one(
         compare(printer, held_out.before(), &outcome.result.report);
         chosen(printer, &config, outcome, last.step);
     }
+    devices::report(printer, &model, engine.tally());
     serve(printer, &args.model, &run_dir);
     Ok(0)
 }
@@ -203,6 +207,8 @@ fn configuration(args: &TrainArgs, start: &Start) -> Result<TrainConfig> {
         threads: args.threads.given(),
         precision: args.precision.clone(),
         recompute: args.recompute.clone(),
+        device: args.devices.names().map(str::to_owned),
+        n_gpu_layers: args.devices.n_gpu_layers(),
         ..args.saving.overrides(args.optim.overrides(args.held_out.overrides(TrainOverrides::default())))
     })?;
     config.refuse_unused(&given)?;

@@ -1,6 +1,7 @@
 //! The walk back through the blocks: weighs the head's unit gradients, recomputes each block's inside, adds up.
 
 use super::head;
+use super::lower::Form;
 use super::session::{Batch, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::ir::ValueId;
@@ -44,10 +45,28 @@ impl Engine {
                 *d += v;
             }
         }
+        let scale = self.scaled_up(&cotangents);
         for k in (0..self.plan.blocks.len()).rev() {
-            self.block_backward(k, &batch, n, &mut cotangents)?;
+            self.block_backward(k, &batch, n, 1.0 / scale, &mut cotangents)?;
         }
         Ok(())
+    }
+
+    /// Brings the largest cotangent between 1 and 2 and returns the factor, a power of two, so that nothing is rounded: devices
+    /// may round the operands of products to 16 bits, where small numbers vanish (vjp 3.4). 1 where the CPU computes.
+    fn scaled_up(&mut self, cotangents: &HashMap<ValueId, Region>) -> f32 {
+        if self.form != Form::TrainingOps {
+            return 1.0;
+        }
+        let largest = cotangents.values().flat_map(|&r| self.memory.floats(r)).fold(0.0f32, |m, d| m.max(d.abs()));
+        if !(largest.is_normal() && largest < 1e30) {
+            return 1.0;
+        }
+        let scale = (-largest.log2().floor()).clamp(-100.0, 100.0).exp2();
+        for &region in cotangents.values() {
+            self.memory.floats_mut(region).iter_mut().for_each(|d| *d *= scale);
+        }
+        scale
     }
 
     fn block_backward(
@@ -55,6 +74,7 @@ impl Engine {
         k: usize,
         batch: &Batch,
         n: usize,
+        factor: f32,
         cotangents: &mut HashMap<ValueId, Region>,
     ) -> Result<()> {
         let step = self.plan.blocks[k].clone();
@@ -83,23 +103,23 @@ impl Engine {
         let (of_reads, of_parameters) = outputs.split_at(step.read_gradients.len());
         for (&(read, _), &(_, region)) in step.read_gradients.iter().zip(of_reads) {
             match cotangents.get(&read) {
-                Some(&sum) => self.accumulate(sum, region),
+                Some(&sum) => self.accumulate(sum, region, 1.0),
                 None => {
                     cotangents.insert(read, region);
                 }
             }
         }
         for (&(p, _), &(_, region)) in step.parameter_gradients.iter().zip(of_parameters) {
-            self.accumulate(self.gradients[p], region);
+            self.accumulate(self.gradients[p], region, factor);
         }
         self.memory.reset(kept_until);
         Ok(())
     }
 
-    fn accumulate(&mut self, sum: Region, part: Region) {
+    fn accumulate(&mut self, sum: Region, part: Region, factor: f32) {
         let (sum, part) = self.memory.floats_pair(sum, part);
         for (s, p) in sum.iter_mut().zip(part) {
-            *s += p;
+            *s += factor * p;
         }
     }
 

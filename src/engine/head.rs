@@ -113,6 +113,16 @@ impl Engine {
     pub fn visit_logits(&mut self, sequences: &[&Sequence], visit: &mut dyn FnMut(usize, usize, &[f32])) -> Result<()> {
         let rows = rows(sequences)?;
         self.blocks(sequences, rows.len(), false)?;
+        self.visit_kept_logits(sequences, visit)
+    }
+
+    /// The same on what the blocks have left in the last batch, or were given by [`Self::block_values`].
+    pub fn visit_kept_logits(
+        &mut self,
+        sequences: &[&Sequence],
+        visit: &mut dyn FnMut(usize, usize, &[f32]),
+    ) -> Result<()> {
+        let rows = rows(sequences)?;
         let n_vocab = self.model.n_vocab();
         let n_chunk = chunk(n_vocab);
         let chunk_bytes = self.memory.take(n_vocab * n_chunk * 4)?;

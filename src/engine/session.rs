@@ -264,7 +264,7 @@ impl Engine {
     pub fn block_values(&mut self, layout: &Layout, reads: Option<&BlockValues>) -> Result<BlockValues> {
         self.check_tokens(layout.tokens())?;
         let n = layout.n_tokens();
-        self.reserve(layout, 0, true)?;
+        self.reserve(layout, n, true)?;
         let inputs = Inputs::place(&self.adapted.program, self.form, &Arc::new(layout.clone()), &mut self.memory)?;
         let mut kept: HashMap<_, _> =
             self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
@@ -281,7 +281,14 @@ impl Engine {
                 kept.insert(write, region);
             }
         }
+        self.batch =
+            Some(Batch { inputs, layout: Arc::new(layout.clone()), kept, rows: Vec::new(), units: Vec::new() });
         Ok(out)
+    }
+
+    /// What each block leaves last: the residual stream.
+    pub fn block_results(&self) -> Vec<ValueId> {
+        self.plan.blocks.iter().filter_map(|b| b.writes.last().copied()).collect()
     }
 
     /// Hidden states \[d, T\] on the packed axis that block `layer` left in the last batch, with the batch's layout.

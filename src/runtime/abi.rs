@@ -217,7 +217,7 @@ table! {
     tensor_get: fn(tensor: *const GgmlTensor, data: *mut c_void, offset: usize, bytes: usize),
     /// `ggml_backend_tensor_alloc`
     tensor_place: fn(buffer: *mut GgmlBuffer, tensor: *mut GgmlTensor, addr: *mut c_void) -> c_int,
-    /// True if the backend can run this node (`ggml_backend_supports_op`).
+    /// True if a CPU device can run this node.
     supports_op: fn(backend: *mut GgmlBackend, tensor: *const GgmlTensor) -> bool,
     /// `ggml_backend_dev_count`
     dev_count: fn() -> usize,
@@ -233,6 +233,8 @@ table! {
     dev_type: fn(device: *mut GgmlDevice) -> c_int,
     /// `ggml_backend_dev_init` without parameters; NULL on failure. `backend_free` frees it.
     dev_backend: fn(device: *mut GgmlDevice) -> *mut GgmlBackend,
+    /// `ggml_backend_dev_supports_op`
+    dev_supports_op: fn(device: *mut GgmlDevice, tensor: *const GgmlTensor) -> bool,
     /// `ggml_backend_sched_new` over these backends, the last one a CPU's, in their default buffer types, not pipelined, with
     /// operations on host weights offloaded where a device wants them.
     sched_new: fn(backends: *mut *mut GgmlBackend, n_backends: c_int, graph_size: usize) -> *mut GgmlScheduler,

@@ -1,9 +1,10 @@
 //! What graphs run on: the CPU alone, or devices with the CPU behind them, through ggml's scheduler.
 
-use super::abi::{GgmlAllocator, GgmlBackend, GgmlGraph, GgmlScheduler, GgmlTensor};
+use super::abi::{GgmlAllocator, GgmlBackend, GgmlDevice, GgmlGraph, GgmlScheduler, GgmlTensor, Table};
 use super::guard::guarded;
 use super::{Device, Runtime};
 use crate::error::{Error, Kind, Result};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -21,16 +22,37 @@ pub struct Backend {
 /// ggml's scheduler over some backends.
 #[derive(Debug)]
 struct Schedule {
-    /// Devices in order of preference; the CPU's backend comes after them.
-    devices: Vec<*mut GgmlBackend>,
+    /// In order of preference; the CPU's backend comes after them.
+    devices: Vec<Started>,
     sched: *mut GgmlScheduler,
     /// Tensors that a graph may have.
     size: usize,
     tally: Tally,
 }
 
+/// A device's backend; a second CPU backend that takes the place of one has no device.
+#[derive(Debug)]
+struct Started {
+    device: *mut GgmlDevice,
+    backend: *mut GgmlBackend,
+}
+
+impl Started {
+    /// # Safety
+    /// A live node whose sources live.
+    unsafe fn supports(&self, table: &Table, node: *const GgmlTensor) -> bool {
+        // SAFETY: by the caller; devices and backends live as long as the schedule.
+        unsafe {
+            match self.device.is_null() {
+                true => (table.supports_op)(self.backend, node),
+                false => (table.dev_supports_op)(self.device, node),
+            }
+        }
+    }
+}
+
 /// Where the nodes of all graphs ran so far, by op; nodes that only rename memory are not counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// On a device.
     pub device: BTreeMap<String, u64>,
@@ -62,7 +84,8 @@ impl Backend {
     /// the same graphs go the same way.
     pub fn scheduled(runtime: &Arc<Runtime>, devices: &[Device], n_threads: usize) -> Result<Self> {
         let mut backend = Self::new(runtime, n_threads)?;
-        let mut schedule = Schedule { devices: Vec::new(), sched: std::ptr::null_mut(), size: 0, tally: Tally::default() };
+        let mut schedule =
+            Schedule { devices: Vec::new(), sched: std::ptr::null_mut(), size: 0, tally: Tally::default() };
         for device in devices {
             // SAFETY: devices live as long as the process; NULL is checked.
             let made = guarded(|| unsafe { (runtime.table.dev_backend)(device.ptr) })?;
@@ -71,7 +94,7 @@ impl Backend {
                 let message = format!("{}: the device cannot be started: {}", device.name, runtime.last_log());
                 return Err(Error::new(Kind::Unsupported, message));
             }
-            schedule.devices.push(made);
+            schedule.devices.push(Started { device: device.ptr, backend: made });
         }
         if devices.is_empty() {
             // SAFETY: plain call; NULL is checked.
@@ -79,7 +102,7 @@ impl Backend {
             if made.is_null() {
                 return Err(Error::new(Kind::Memory, "ggml makes no second CPU backend"));
             }
-            schedule.devices.push(made);
+            schedule.devices.push(Started { device: std::ptr::null_mut(), backend: made });
         }
         backend.schedule = Some(schedule);
         Ok(backend)
@@ -96,7 +119,8 @@ impl Backend {
         match &self.schedule {
             // SAFETY: plain calls on a live scheduler and its own backends.
             Some(s) if !s.sched.is_null() => unsafe {
-                s.devices.iter().chain([&self.ptr]).map(|&b| (table.sched_bytes)(s.sched, b)).sum()
+                let backends = s.devices.iter().map(|d| d.backend).chain([self.ptr]);
+                backends.map(|b| (table.sched_bytes)(s.sched, b)).sum()
             },
             // SAFETY: plain call.
             _ => unsafe { (table.alloc_bytes)(self.alloc) },
@@ -114,13 +138,14 @@ impl Backend {
 
     /// True if some device can run the node; without devices, if the CPU can.
     pub(super) fn supports(&self, node: *const GgmlTensor) -> bool {
-        let ask = |backend: *mut GgmlBackend| {
-            // SAFETY: a live backend, and a node of a graph under construction whose sources live.
-            unsafe { (self.runtime.table.supports_op)(backend, node) }
-        };
+        let table = &self.runtime.table;
         match &self.schedule {
-            Some(schedule) => schedule.devices.iter().any(|&d| ask(d)),
-            None => ask(self.ptr),
+            Some(schedule) => schedule.devices.iter().any(|d| {
+                // SAFETY: a node of a graph under construction, whose sources live.
+                unsafe { d.supports(table, node) }
+            }),
+            // SAFETY: as above.
+            None => unsafe { (table.supports_op)(self.ptr, node) },
         }
     }
 
@@ -128,7 +153,7 @@ impl Backend {
     pub(super) fn reserve(&mut self, n_tensors: usize) -> Result<()> {
         let (table, cpu) = (&self.runtime.table, self.ptr);
         let Some(schedule) = self.schedule.as_mut().filter(|s| s.size < n_tensors) else { return Ok(()) };
-        let mut backends: Vec<_> = schedule.devices.iter().copied().chain([cpu]).collect();
+        let mut backends: Vec<_> = schedule.devices.iter().map(|d| d.backend).chain([cpu]).collect();
         // SAFETY: live backends, the CPU's last; the old scheduler holds nothing that outlives a graph.
         unsafe {
             if !schedule.sched.is_null() {
@@ -186,7 +211,7 @@ impl Backend {
             let (name, on_cpu, has_op) = unsafe {
                 let node = (table.graph_node)(graph, i);
                 let on_cpu = (table.sched_backend)(schedule.sched, node) == self.ptr;
-                let has_op = || schedule.devices.iter().any(|&d| (table.supports_op)(d, node));
+                let has_op = || schedule.devices.iter().any(|d| d.supports(table, node));
                 (names.name((*node).op), on_cpu, !on_cpu || has_op())
             };
             if ["NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"].contains(&name) {
@@ -215,8 +240,8 @@ fn free(runtime: &Runtime, schedule: &Schedule) {
         if !schedule.sched.is_null() {
             (runtime.table.sched_free)(schedule.sched);
         }
-        for &device in &schedule.devices {
-            (runtime.table.backend_free)(device);
+        for device in &schedule.devices {
+            (runtime.table.backend_free)(device.backend);
         }
     }
 }

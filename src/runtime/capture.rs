@@ -60,6 +60,19 @@ struct Recorder {
     fault: Option<Error>,
 }
 
+/// What the scheduler's copy of a tensor on another device is a copy of: it is named `<backend>#<name>#<number>`, and cut
+/// where that is longer than a name may be.
+fn copied_name(name: &str) -> Option<(&str, bool)> {
+    let (backend, rest) = name.split_once('#')?;
+    if backend.is_empty() {
+        return None;
+    }
+    match rest.rsplit_once('#') {
+        Some((original, number)) if number.bytes().all(|b| b.is_ascii_digit()) => Some((original, false)),
+        _ => Some((rest, true)),
+    }
+}
+
 impl Recorder {
     /// Copies a tensor and, first, sources that were never asked about (leaves).
     ///
@@ -83,11 +96,31 @@ impl Recorder {
         }
         // SAFETY: as above.
         let view_src = if t.view_src.is_null() { None } else { Some(unsafe { self.record(t.view_src) }?) };
+        if let Some(i) = self.original(&t, ty, &name) {
+            self.index.insert(ptr as usize, i);
+            return Ok(i);
+        }
         // SAFETY: as above.
         let kind = unsafe { self.kind(ptr, &t, ty, &name) };
+        let name = match &kind {
+            RawKind::Input(_) => copied_name(&name).map_or(name.as_str(), |(original, _)| original).to_owned(),
+            _ => name,
+        };
         self.nodes.push(RawNode { kind, name, ty, ne: t.ne, nb: t.nb, params: t.op_params, src, view_src });
         self.index.insert(ptr as usize, self.nodes.len() - 1);
         Ok(self.nodes.len() - 1)
+    }
+
+    /// The captured node that a scheduler's copy stands for. Names are not unique: the last one of this shape is meant.
+    fn original(&self, t: &GgmlTensor, ty: Type, name: &str) -> Option<usize> {
+        if self.model.runtime.names().name(t.op) != "NONE" || t.flags & FLAG_INPUT != 0 {
+            return None;
+        }
+        let (original, is_cut) = copied_name(name)?;
+        self.nodes.iter().rposition(|n| {
+            let named = if is_cut { n.name.starts_with(original) } else { n.name == original };
+            named && n.ty == ty && n.ne == t.ne && !matches!(n.kind, RawKind::State)
+        })
     }
 
     /// # Safety
@@ -97,35 +130,47 @@ impl Recorder {
         if runtime.names().name(t.op) != "NONE" {
             return RawKind::Node(t.op);
         }
-        if t.flags & FLAG_INPUT != 0 {
-            let rows: i64 = t.ne[1] * t.ne[2] * t.ne[3];
-            let bytes = ty.row_bytes(t.ne[0].max(0) as u64).unwrap_or(0) as usize * rows.max(0) as usize;
-            let host = !t.data.is_null() && t.nb[1] * rows.max(0) as usize == bytes;
-            if !host {
-                return RawKind::Input(Vec::new());
-            }
-            // SAFETY: inputs lie contiguous in host memory and are filled when the callback asks.
-            let data = unsafe { std::slice::from_raw_parts(t.data.cast::<u8>(), bytes) };
-            return RawKind::Input(data.to_vec());
-        }
+        let table = &runtime.table;
         // SAFETY: a non-null buffer of a live tensor is live.
         let (is_weight, is_host, buffer) = unsafe {
-            let table = &runtime.table;
             if t.buffer.is_null() {
-                (false, false, String::new())
+                (false, !t.data.is_null(), String::new())
             } else {
                 let is_weight = (table.buffer_usage)(t.buffer) == table.usage_weights;
                 (is_weight, (table.buffer_is_host)(t.buffer), super::text((table.buffer_name)(t.buffer)))
             }
         };
+        let is_copy = !is_weight && copied_name(name).is_some();
+        if t.flags & FLAG_INPUT != 0 || is_copy {
+            let rows: i64 = t.ne[1] * t.ne[2] * t.ne[3];
+            let bytes = ty.row_bytes(t.ne[0].max(0) as u64).unwrap_or(0) as usize * rows.max(0) as usize;
+            if t.data.is_null() || t.nb[1] * rows.max(0) as usize != bytes {
+                return RawKind::Input(Vec::new());
+            }
+            if is_host {
+                // SAFETY: inputs lie contiguous in host memory and are filled when the callback asks.
+                let data = unsafe { std::slice::from_raw_parts(t.data.cast::<u8>(), bytes) };
+                return RawKind::Input(data.to_vec());
+            }
+            let mut data = vec![0u8; bytes];
+            // SAFETY: a contiguous tensor of a device, filled when the callback asks; the copy has its size.
+            unsafe { (table.tensor_get)(ptr, data.as_mut_ptr().cast(), 0, bytes) };
+            return RawKind::Input(data);
+        }
         if !is_weight {
             return RawKind::State;
         }
         let to_float = if ty == Type::F32 { None } else { runtime.to_float(ty) };
-        // Repacked buffers keep a private layout that neither type nor strides betray.
-        if is_host && !t.data.is_null() && PLAIN_BUFFERS.contains(&buffer.as_str()) {
-            let (mapped, data, row_bytes) = (std::ptr::null_mut(), t.data.cast(), t.nb[1]);
-            return RawKind::Weight(Some(WeightData { tensor: ptr, mapped, data, row_bytes, to_float }));
+        let here = |data| WeightData { tensor: ptr, mapped: std::ptr::null_mut(), data, row_bytes: t.nb[1], to_float };
+        // Repacked buffers keep a private layout that neither type nor strides betray; a GPU's own host memory is plain.
+        let is_plain = PLAIN_BUFFERS.contains(&buffer.as_str()) || buffer.ends_with("_Host");
+        if is_host && !t.data.is_null() && is_plain {
+            return RawKind::Weight(Some(here(t.data.cast_const().cast())));
+        }
+        // SAFETY: a weight has a live buffer.
+        let device = unsafe { (table.buffer_device)(t.buffer) };
+        if self.model.devices().iter().any(|d| d.ptr == device) {
+            return RawKind::Weight(Some(here(std::ptr::null())));
         }
         let of_file = self.model.file.as_ref().filter(|_| on_cpu(&buffer)).and_then(|weights| {
             let info = weights.file.tensor(name)?;
@@ -162,7 +207,8 @@ pub fn capture(model: &Arc<Model>, tokens: &[i32], position: usize, all_logits: 
         n_seq_max: 1,
         n_threads: 1,
         eval: Some(on_node),
-        abort: Some(always_stop),
+        // What stops the CPU would hide the nodes of devices behind it.
+        abort: if model.devices().is_empty() { Some(always_stop) } else { None },
         user: std::ptr::from_mut::<Recorder>(&mut recorder).cast(),
     };
     let batch: Vec<_> = tokens.iter().enumerate().map(|(i, &t)| (t, position + i, 0)).collect();

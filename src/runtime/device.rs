@@ -41,6 +41,9 @@ pub struct Offload {
     pub n_gpu_layers: Option<u32>,
 }
 
+/// More blocks than any model has.
+pub const ALL_LAYERS: u32 = i32::MAX as u32;
+
 impl Offload {
     /// Reads `--device` (names separated by commas, or `none`) and `-ngl`. Without either the CPU computes; a number of
     /// layers alone means every GPU.

@@ -359,7 +359,8 @@ impl<'a> GraphBuilder<'a> {
                 };
                 t.view_src = root;
                 t.view_offs = base + offset;
-                if !(*root).data.is_null() {
+                // A scheduled graph's views are placed with their owners, wherever those are moved.
+                if !(*root).data.is_null() && !self.backend.is_scheduled() {
                     t.data = (*root).data.cast::<u8>().add(t.view_offs).cast();
                     t.buffer = (*root).buffer;
                 }

@@ -274,6 +274,7 @@ pub(super) fn table() -> Table {
         dev_memory: same!(ggml_backend_dev_memory),
         dev_type: same!(ggml_backend_dev_type),
         dev_backend,
+        dev_supports_op: same!(ggml_backend_dev_supports_op),
         sched_new,
         sched_free: same!(ggml_backend_sched_free),
         sched_reset: same!(ggml_backend_sched_reset),

@@ -20,16 +20,18 @@ mod loaded;
 mod log;
 mod model;
 mod names;
+mod observe;
 
 pub use abi::ToFloat;
 pub use backend::{Backend, Tally};
 pub use capture::{capture, RawKind, RawNode};
 pub use context::{Adapter, Context, Sampler, SamplerParams};
-pub use device::{Device, Offload};
+pub use device::{Device, Offload, ALL_LAYERS};
 pub use graph::{Call, Graph, GraphBuilder, Kernel, Memory, NodeSpec, Operand, Region, Tensor};
 pub use host::{Host, Layout, HOST_ABI};
 pub use model::{Model, WeightData};
 pub use names::Names;
+pub use observe::{observe, Observed};
 
 use crate::error::{Error, Kind, Result};
 use abi::Table;

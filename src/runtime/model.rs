@@ -36,7 +36,7 @@ pub struct WeightData {
     pub(super) tensor: *mut GgmlTensor,
     /// The buffer that `data` lies in, if that is not the tensor's: a map of the model's file.
     pub(super) mapped: *mut GgmlBuffer,
-    /// First byte, in the file's layout.
+    /// First byte, in the file's layout; NULL on a device, where only graphs read it.
     pub data: *const u8,
     /// Bytes between rows.
     pub row_bytes: usize,

@@ -1,9 +1,8 @@
 //! Everything that decides a run, with its defaults in one place.
 
+use super::{Precision, Recompute};
 use crate::data::{Rows, Sample};
-use crate::engine::Form;
 use crate::error::{Error, Kind, Result};
-use crate::kernel::has_fast_bf16;
 use crate::loss::{Preference, PreferenceLoss};
 use crate::optim::{AdamWParams, OptimizerKind, OptimizerParams, Schedule, ScheduleKind, SgdParams};
 use serde::{Deserialize, Serialize};
@@ -56,74 +55,6 @@ impl Method {
             Method::Sft => 2e-4,
             Method::Dpo => 3e-4,
             Method::Kto => 2e-4,
-        }
-    }
-}
-
-/// In which numbers products with weights are formed. Sums are in F32 either way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// BF16 where the CPU multiplies it faster, F32 elsewhere.
-    Auto,
-    /// F32.
-    F32,
-    /// BF16: weights and activations are rounded before they are multiplied.
-    Bf16,
-}
-
-impl Precision {
-    /// Reads its name.
-    pub fn from_name(name: &str) -> Result<Self> {
-        let known = [("auto", Precision::Auto), ("f32", Precision::F32), ("bf16", Precision::Bf16)];
-        let found = known.into_iter().find(|(n, _)| *n == name.to_ascii_lowercase());
-        found.map(|(_, p)| p).ok_or_else(|| bad("precision", &format!("{name} is none of auto, f32, bf16")))
-    }
-
-    /// What it comes to on this CPU: never `Auto`.
-    pub fn resolve(self) -> Self {
-        match self {
-            Precision::Auto if has_fast_bf16() => Precision::Bf16,
-            Precision::Auto => Precision::F32,
-            given => given,
-        }
-    }
-
-    /// The engine's form.
-    pub fn form(self) -> Form {
-        match self.resolve() {
-            Precision::Bf16 => Form::TrainingBf16,
-            Precision::F32 | Precision::Auto => Form::Training,
-        }
-    }
-}
-
-/// Whether the insides of blocks are computed again for the backward pass. The result is the same, bit for bit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Recompute {
-    /// Kept where they take less than a quarter of the memory that is free.
-    Auto,
-    /// Always: least memory.
-    Always,
-    /// Never: fastest.
-    Never,
-}
-
-impl Recompute {
-    /// Reads its name.
-    pub fn from_name(name: &str) -> Result<Self> {
-        let known = [("auto", Recompute::Auto), ("always", Recompute::Always), ("never", Recompute::Never)];
-        let found = known.into_iter().find(|(n, _)| *n == name.to_ascii_lowercase());
-        found.map(|(_, p)| p).ok_or_else(|| bad("recompute", &format!("{name} is none of auto, always, never")))
-    }
-
-    /// What it comes to where keeping takes `kept` bytes of `available` ones: never `Auto`.
-    pub fn resolve(self, kept: u64, available: u64) -> Self {
-        match self {
-            Recompute::Auto if kept <= available / 4 => Recompute::Never,
-            Recompute::Auto => Recompute::Always,
-            given => given,
         }
     }
 }
@@ -194,8 +125,12 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Threads; 0 means the number of cores.
     pub threads: usize,
-    /// auto, f32 or bf16; a resolved configuration never says auto.
+    /// auto, f32 or bf16; a resolved configuration never says auto unless devices compute.
     pub precision: Precision,
+    /// Devices that compute, separated by commas, or none.
+    pub device: Option<String>,
+    /// Blocks whose weights go to the devices, counted from the last.
+    pub n_gpu_layers: Option<u32>,
     /// auto, always or never; what a run directory holds never says auto.
     pub recompute: Recompute,
     /// Held-out rows.
@@ -255,6 +190,8 @@ impl Default for TrainConfig {
             seed: 0,
             threads: 0,
             precision: Precision::Auto,
+            device: None,
+            n_gpu_layers: None,
             recompute: Recompute::Auto,
             eval_data: None,
             eval_split: 0.0,
@@ -300,6 +237,8 @@ pub struct TrainOverrides {
     pub threads: Option<usize>,
     pub precision: Option<String>,
     pub recompute: Option<String>,
+    pub device: Option<String>,
+    pub n_gpu_layers: Option<u32>,
     pub eval_data: Option<PathBuf>,
     pub eval_split: Option<f64>,
     pub eval_steps: Option<usize>,
@@ -360,6 +299,12 @@ impl TrainConfig {
         if let Some(name) = flags.precision {
             self.precision = Precision::from_name(&name)?;
         }
+        if flags.device.is_some() {
+            self.device = flags.device;
+        }
+        if flags.n_gpu_layers.is_some() {
+            self.n_gpu_layers = flags.n_gpu_layers;
+        }
         if let Some(name) = flags.recompute {
             self.recompute = Recompute::from_name(&name)?;
         }
@@ -391,7 +336,9 @@ impl TrainConfig {
         }
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.threads = if self.threads == 0 { cores() } else { self.threads };
-        self.precision = self.precision.resolve();
+        if !self.has_devices() {
+            self.precision = self.precision.resolve();
+        }
         if self.learning_rate == 0.0 {
             self.learning_rate = self.method.learning_rate();
         }
@@ -456,6 +403,14 @@ impl TrainConfig {
         match needs.into_iter().find(|(_, wanted)| *wanted && self.eval_steps == 0) {
             Some((name, _)) => Err(bad(name, "the run is not measured on its way: give eval-steps")),
             None => Ok(()),
+        }
+    }
+
+    /// True if devices compute.
+    fn has_devices(&self) -> bool {
+        match self.device.as_deref() {
+            Some(names) => names != "none",
+            None => self.n_gpu_layers.is_some_and(|n| n > 0),
         }
     }
 

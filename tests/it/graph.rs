@@ -41,16 +41,7 @@ pub(crate) fn run_in(
     }
     let targets: Vec<_> = outputs.iter().map(|id| memory.take(4 * elements(id)).unwrap()).collect();
     let names = runtime.names();
-    let scope = Scope {
-        program,
-        weights,
-        names,
-        form,
-        inputs: &inputs,
-        given: &regions,
-        n_tokens,
-        profile: None,
-    };
+    let scope = Scope { program, weights, names, form, inputs: &inputs, given: &regions, n_tokens, profile: None };
     let mut backend = match form {
         Form::TrainingOps => Backend::scheduled(&runtime, &[], 1).unwrap(),
         _ => Backend::new(&runtime, 1).unwrap(),

@@ -88,7 +88,8 @@ impl Lowering<'_, '_> {
         let layout = self.inputs.layout.clone();
         let mut list = Vec::with_capacity(layout.spans().len());
         for ((start, len), span) in layout.extents().zip(layout.spans()) {
-            let [q, k, v] = [self.along(q, 1, start, len)?, self.along(k, 1, start, len)?, self.along(v, 1, start, len)?];
+            let [q, k, v] =
+                [self.along(q, 1, start, len)?, self.along(k, 1, start, len)?, self.along(v, 1, start, len)?];
             let (mut x, mut capped) = (self.product(k, q)?, None);
             if cap != 0.0 {
                 let inner = self.affine(x, scale / cap, 0.0)?;

@@ -6,7 +6,7 @@ use crate::ir::{Glu, Op, Unary, Value};
 use crate::runtime::Tensor;
 
 /// 2·√(2/π) and a of GELU's tanh form, x·sigmoid(2c·(x + a·x³)).
-const TWO_C: f32 = 1.595_769_1;
+const TWO_C: f32 = 1.595_769;
 const A: f32 = 0.044_715;
 /// GELU_QUICK: x·sigmoid(1.702·x).
 const QUICK: f32 = 1.702;

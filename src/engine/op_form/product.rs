@@ -68,7 +68,13 @@ impl Lowering<'_, '_> {
         let all = self.builder.leaf(Type::I32, [first + n, 1, 1, 1], numbers.head((first + n) as usize * 4))?;
         let wanted = match first {
             0 => all,
-            _ => self.part(all, Type::I32, [n, 1, 1, 1], [4, n as usize * 4, n as usize * 4, n as usize * 4], first as usize * 4)?,
+            _ => self.part(
+                all,
+                Type::I32,
+                [n, 1, 1, 1],
+                [4, n as usize * 4, n as usize * 4, n as usize * 4],
+                first as usize * 4,
+            )?,
         };
         let gathered = self.spec("GET_ROWS", Type::F32, ne, vec![Some(matrix), Some(wanted)])?;
         if self.builder.supports(&gathered)? {

@@ -7,6 +7,10 @@ use crate::kernel::{self, Rows, RowsMut, Share, Weight};
 use crate::runtime::{Call, Kernel, Operand, WeightData};
 
 fn weight(info: &WeightInfo, data: &WeightData) -> Result<Weight> {
+    if data.data.is_null() {
+        let message = format!("{}: the weight lies on a device, where kernels of the CPU cannot read it", info.name);
+        return Err(Error::new(Kind::Unsupported, message));
+    }
     let shape = [info.ne[0] as usize, info.ne[1] as usize];
     // SAFETY: the runtime keeps the weight's rows, of this type and stride, unchanged as long as the model lives, and an
     // engine, which owns every graph, holds the model.

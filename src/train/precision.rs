@@ -1,0 +1,90 @@
+//! In which numbers a run computes, and whether it keeps what it computed.
+
+use super::config::bad;
+use crate::engine::Form;
+use crate::error::Result;
+use crate::kernel::has_fast_bf16;
+use crate::runtime::Model;
+use serde::{Deserialize, Serialize};
+
+/// In which numbers products with weights are formed. Sums are in F32 either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// BF16 where the CPU multiplies it faster, F32 elsewhere.
+    Auto,
+    /// F32.
+    F32,
+    /// BF16: weights and activations are rounded before they are multiplied.
+    Bf16,
+}
+
+impl Precision {
+    /// Reads its name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        let known = [("auto", Precision::Auto), ("f32", Precision::F32), ("bf16", Precision::Bf16)];
+        let found = known.into_iter().find(|(n, _)| *n == name.to_ascii_lowercase());
+        found.map(|(_, p)| p).ok_or_else(|| bad("precision", &format!("{name} is none of auto, f32, bf16")))
+    }
+
+    /// The engine's form for a model: that of [`Self::form`] on the CPU, ops of the runtime where devices compute.
+    ///
+    /// # Errors
+    /// If numbers are asked for that the devices do not let us choose.
+    pub fn form_for(self, model: &Model) -> Result<Form> {
+        match (model.devices(), self) {
+            ([], _) => Ok(self.form()),
+            (_, Precision::Auto) => Ok(Form::TrainingOps),
+            ([first, ..], _) => {
+                Err(bad("precision", &format!("{} forms products in its own numbers: auto", first.name)))
+            }
+        }
+    }
+
+    /// What it comes to on this CPU: never `Auto`.
+    pub fn resolve(self) -> Self {
+        match self {
+            Precision::Auto if has_fast_bf16() => Precision::Bf16,
+            Precision::Auto => Precision::F32,
+            given => given,
+        }
+    }
+
+    /// The engine's form.
+    pub fn form(self) -> Form {
+        match self.resolve() {
+            Precision::Bf16 => Form::TrainingBf16,
+            Precision::F32 | Precision::Auto => Form::Training,
+        }
+    }
+}
+
+/// Whether the insides of blocks are computed again for the backward pass. The result is the same, bit for bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Kept where they take less than a quarter of the memory that is free.
+    Auto,
+    /// Always: least memory.
+    Always,
+    /// Never: fastest.
+    Never,
+}
+
+impl Recompute {
+    /// Reads its name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        let known = [("auto", Recompute::Auto), ("always", Recompute::Always), ("never", Recompute::Never)];
+        let found = known.into_iter().find(|(n, _)| *n == name.to_ascii_lowercase());
+        found.map(|(_, p)| p).ok_or_else(|| bad("recompute", &format!("{name} is none of auto, always, never")))
+    }
+
+    /// What it comes to where keeping takes `kept` bytes of `available` ones: never `Auto`.
+    pub fn resolve(self, kept: u64, available: u64) -> Self {
+        match self {
+            Recompute::Auto if kept <= available / 4 => Recompute::Never,
+            Recompute::Auto => Recompute::Always,
+            given => given,
+        }
+    }
+}
