@@ -83,12 +83,71 @@ inline llama_align_adapter_params adapter_params() { return detail::defaults(lla
 inline llama_align_trainer_params trainer_params() { return detail::defaults(llama_align_trainer_params_init); }
 inline llama_align_evaluate_params evaluate_params() { return detail::defaults(llama_align_evaluate_params_init); }
 
+// Whose llama.cpp is used. Without one, models are opened by the one that is built in.
+class runtime {
+public:
+    // The one that is built in.
+    runtime() {
+        llama_align_runtime * out = nullptr;
+        detail::check([&](llama_align_error * err) { return llama_align_runtime_built_in(&out, err); });
+        handle_.reset(out);
+    }
+
+    // The host's: what llama_align_host_fill() of llama-align-host.h filled in.
+    explicit runtime(const llama_align_host & host) {
+        llama_align_runtime * out = nullptr;
+        detail::check([&](llama_align_error * err) { return llama_align_runtime_from_host(&host, &out, err); });
+        handle_.reset(out);
+    }
+
+    llama_align_runtime_info describe() const {
+        auto out = detail::sized<llama_align_runtime_info>();
+        detail::check([&](llama_align_error * err) { return llama_align_runtime_describe(get(), &out, err); });
+        return out;
+    }
+
+    void set_log(llama_align_log_fn listener, void * user_data) {
+        detail::check([&](llama_align_error * err) {
+            return llama_align_runtime_set_log(get(), listener, user_data, err);
+        });
+    }
+
+    llama_align_runtime * get() const noexcept { return handle_.get(); }
+
+private:
+    detail::owner<llama_align_runtime, llama_align_runtime_free> handle_;
+};
+
 class model {
 public:
     explicit model(const std::string & path) {
         llama_align_model * out = nullptr;
         detail::check([&](llama_align_error * err) { return llama_align_model_open(path.c_str(), &out, err); });
         handle_.reset(out);
+    }
+
+    model(const runtime & by, const std::string & path) {
+        llama_align_model * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_model_open_with(by.get(), path.c_str(), &out, err);
+        });
+        handle_.reset(out);
+    }
+
+    // A model that the host has open, and the file it was loaded from, or NULL. The host must not free it before this and what was
+    // made from it.
+    static model attach(const runtime & by, void * llama_model, const char * path) {
+        llama_align_model * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_model_attach(by.get(), llama_model, path, &out, err);
+        });
+        return model(out);
+    }
+
+    llama_align_placement placement() const {
+        auto out = detail::sized<llama_align_placement>();
+        detail::check([&](llama_align_error * err) { return llama_align_model_placement(get(), &out, err); });
+        return out;
     }
 
     llama_align_model_info describe() const {
@@ -106,6 +165,7 @@ public:
     llama_align_model * get() const noexcept { return handle_.get(); }
 
 private:
+    explicit model(llama_align_model * handle) : handle_(handle) {}
     detail::owner<llama_align_model, llama_align_model_free> handle_;
 };
 
@@ -193,6 +253,14 @@ public:
         llama_align_adapter * out = nullptr;
         detail::check([&](llama_align_error * err) {
             return llama_align_adapter_load(of.get(), path.c_str(), &out, err);
+        });
+        return adapter(out);
+    }
+
+    static adapter from_bytes(const model & of, const std::vector<std::uint8_t> & bytes) {
+        llama_align_adapter * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_from_memory(of.get(), bytes.data(), bytes.size(), &out, err);
         });
         return adapter(out);
     }
