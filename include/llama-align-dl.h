@@ -44,6 +44,7 @@ typedef struct llama_align_api {
     llama_align_status (*dataset_from_completions)(const struct llama_align_model *model, const char *const *prompts, const char *const *completions, size_t n_rows, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
     llama_align_status (*dataset_from_labelled)(const struct llama_align_model *model, const char *const *prompts, const char *const *completions, const uint8_t *labels, size_t n_rows, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
     llama_align_status (*dataset_from_pairs)(const struct llama_align_model *model, const char *const *prompts, const char *const *chosen, const char *const *rejected, size_t n_rows, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
+    llama_align_status (*dataset_without)(const struct llama_align_dataset *dataset, const uint64_t *ids, size_t n_ids, struct llama_align_dataset **out, struct llama_align_error *err);
     void (*dataset_free)(struct llama_align_dataset *dataset);
     llama_align_status (*dataset_count)(const struct llama_align_dataset *dataset, uint64_t *out, struct llama_align_error *err);
     llama_align_status (*dataset_describe)(const struct llama_align_dataset *dataset, struct llama_align_dataset_info *out, struct llama_align_error *err);
@@ -97,6 +98,7 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(dataset_from_completions)
     LLAMA_ALIGN_API_FIND(dataset_from_labelled)
     LLAMA_ALIGN_API_FIND(dataset_from_pairs)
+    LLAMA_ALIGN_API_FIND(dataset_without)
     LLAMA_ALIGN_API_FIND(dataset_free)
     LLAMA_ALIGN_API_FIND(dataset_count)
     LLAMA_ALIGN_API_FIND(dataset_describe)

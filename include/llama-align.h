@@ -629,6 +629,17 @@ llama_align_status llama_align_dataset_from_pairs(const struct llama_align_model
                                                   struct llama_align_dataset **out,
                                                   struct llama_align_error *err);
 
+// Makes a dataset that lacks rows of another: feedback is withdrawn with it. `dataset` (borrowed). `ids` (borrowed): `n_ids` ids of
+// rows; a row's id is its number among the rows that were given, from 1, or its line in the file: the number that messages name, which
+// stays with the row. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, DATA (no row has that id, or none is
+// left), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_without(const struct llama_align_dataset *dataset,
+                                               const uint64_t *ids,
+                                               size_t n_ids,
+                                               struct llama_align_dataset **out,
+                                               struct llama_align_error *err);
+
 // Frees a dataset; NULL is fine. Since 0.1.
 LLAMA_ALIGN_API void llama_align_dataset_free(struct llama_align_dataset *dataset);
 

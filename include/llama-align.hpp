@@ -218,6 +218,15 @@ public:
         return dataset(out);
     }
 
+    // The rows but these: a row's id is its number, from 1.
+    dataset without(const std::vector<std::uint64_t> & ids) const {
+        llama_align_dataset * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_dataset_without(get(), ids.data(), ids.size(), &out, err);
+        });
+        return dataset(out);
+    }
+
     std::uint64_t count() const {
         std::uint64_t out = 0;
         detail::check([&](llama_align_error * err) { return llama_align_dataset_count(get(), &out, err); });

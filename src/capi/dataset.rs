@@ -306,6 +306,29 @@ pub unsafe extern "C" fn llama_align_dataset_from_pairs(
     unsafe { create(out, err, call) }
 }
 
+/// Makes a dataset that lacks rows of another: feedback is withdrawn with it. `dataset` (borrowed). `ids` (borrowed): `n_ids` ids of
+/// rows; a row's id is its number among the rows that were given, from 1, or its line in the file: the number that messages name, which
+/// stays with the row. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, DATA (no row has that id, or none is
+/// left), POISONED. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_dataset_without(
+    dataset: *const llama_align_dataset,
+    ids: *const u64,
+    n_ids: usize,
+    out: *mut *mut llama_align_dataset,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        let object = get::<DatasetObject>(dataset)?;
+        // SAFETY: pointers are what the header asks for.
+        let ids = unsafe { array(ids, n_ids, "ids") }?;
+        let data = Arc::new(object.data.without(ids)?);
+        Ok(DatasetObject { data, model: object.model.clone(), max_length: object.max_length })
+    };
+    // SAFETY: as above.
+    unsafe { create(out, err, call) }
+}
+
 /// Frees a dataset; NULL is fine. Since 0.1.
 #[no_mangle]
 pub extern "C" fn llama_align_dataset_free(dataset: *mut llama_align_dataset) {

@@ -6,6 +6,7 @@ use super::sample::{Example, Row};
 use super::template::Template;
 use super::tokens::{Sequence, Tokenize};
 use crate::error::{Context, Error, Kind, Result};
+use std::collections::BTreeSet;
 
 /// How rows become tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +157,28 @@ impl Dataset {
         }
         Ok(Self { samples, report })
     }
+
+    /// The rows but those of these lines; the counts are those of what is left.
+    ///
+    /// # Errors
+    /// [`Kind::Data`] for a line that no row has, and where no row is left.
+    pub fn without(&self, lines: &[u64]) -> Result<Self> {
+        let withdrawn: BTreeSet<u64> = lines.iter().copied().collect();
+        let known: BTreeSet<u64> = self.samples.iter().map(|s| s.line() as u64).collect();
+        if let Some(line) = withdrawn.difference(&known).next() {
+            return Err(Error::new(Kind::Data, format!("no row has the id {line}")));
+        }
+        let is_kept = |sample: &&Sample| !withdrawn.contains(&(sample.line() as u64));
+        let samples: Vec<_> = self.samples.iter().filter(is_kept).cloned().collect();
+        if samples.is_empty() {
+            return Err(Error::new(Kind::Data, "no row is left"));
+        }
+        let mut report = Report { rows: self.report.rows - withdrawn.len(), ..self.report };
+        let count = |of: fn(&Sequence) -> usize| samples.iter().flat_map(Sample::sequences).map(of).sum();
+        report.tokens = count(|s| s.tokens.len());
+        report.answer_tokens = count(|s| s.tokens.len() - s.prompt_len);
+        Ok(Self { samples, report })
+    }
 }
 
 fn encode_row(encoder: &Encoder<'_>, row: &Row) -> Result<Sample> {
@@ -218,6 +241,28 @@ mod tests {
         let rows = rows(&[("a", "x", "y"), ("a", "x", "x</s>")]);
         let error = Dataset::encode(&rows, &TOKENIZER, None, &options(9)).unwrap_err();
         assert_eq!(error.to_string(), "f:11: the chosen and the rejected answer have the same tokens");
+    }
+
+    #[test]
+    fn rows_are_withdrawn_by_their_line() {
+        let set = Dataset::encode(
+            &rows(&[("ab", "x", "y"), ("c", "long", "y"), ("d", "x", "z")]),
+            &TOKENIZER,
+            None,
+            &options(9),
+        )
+        .unwrap();
+        let lines = |set: &Dataset| set.samples.iter().map(Sample::line).collect::<Vec<_>>();
+        assert_eq!(lines(&set), [1, 11, 21]);
+        let rest = set.without(&[11, 11]).unwrap();
+        let as_given =
+            Dataset::encode(&rows(&[("ab", "x", "y"), ("d", "x", "z")]), &TOKENIZER, None, &options(9)).unwrap();
+        assert_eq!(lines(&rest), [1, 21]);
+        assert_eq!(rest.report.tokens, as_given.report.tokens);
+        assert_eq!(rest.report.answer_tokens, as_given.report.answer_tokens);
+        assert_eq!(set.without(&[]).unwrap(), set);
+        assert_eq!(rest.without(&[11]).unwrap_err().to_string(), "no row has the id 11");
+        assert_eq!(set.without(&[1, 11, 21]).unwrap_err().to_string(), "no row is left");
     }
 
     #[test]

@@ -94,6 +94,10 @@ impl Arena {
             Slot::OutStruct(layout) | Slot::OptionalOutStruct(layout) => self.block(layout.bytes as u32, 9),
             Slot::Texts(i) => self.column(i).pointers.as_ptr() as usize,
             Slot::Labels => self.block(1, 1),
+            Slot::Ids => {
+                self.blocks.push(vec![2, 5]);
+                self.blocks.last().unwrap().as_ptr() as usize
+            }
             Slot::Rows => PAIRS.len(),
             Slot::OutNumber => self.block(9, 9),
             Slot::Buffer => {

@@ -44,6 +44,8 @@ pub(super) enum Slot {
     /// A column of strings.
     Texts(usize),
     Labels,
+    /// Ids of two rows.
+    Ids,
     Rows,
     /// Where a number goes.
     OutNumber,
@@ -282,6 +284,15 @@ pub(super) fn functions() -> Vec<Function> {
             a[5] as _,
             a[6] as _,
             a[7] as _
+        ),
+        function!(
+            llama_align_dataset_without,
+            [Handle(H::Dataset), Ids, Number(2), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2],
+            a[3] as _,
+            a[4] as _
         ),
         function!(
             llama_align_dataset_count,
