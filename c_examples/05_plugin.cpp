@@ -61,11 +61,12 @@ static std::string answer(llama_model * model, llama_context * ctx, const std::s
 }
 
 int main(int argc, char ** argv) {
-    if (argc != 4) {
-        std::fprintf(stderr, "usage: %s libllama_align.so model.gguf adapter.gguf\n", argv[0]);
+    if (argc != 4 && argc != 5) {
+        std::fprintf(stderr, "usage: %s libllama_align.so model.gguf adapter.gguf [threads]\n", argv[0]);
         return 2;
     }
-    const int threads = (int)std::thread::hardware_concurrency(); // more than there are cores wait for each other
+    // More threads than there are cores wait for each other.
+    const int threads = argc == 5 ? std::atoi(argv[4]) : (int)std::thread::hardware_concurrency();
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     llama_backend_init();
     llama_model * live = llama_model_load_from_file(argv[2], llama_model_default_params());
@@ -104,7 +105,10 @@ int main(int argc, char ** argv) {
                 (unsigned long long)placement.shared_bytes, placement.n_mapped, (unsigned long long)placement.mapped_bytes,
                 placement.n_refused, (unsigned long long)placement.refused_bytes);
     auto report = sized<llama_align_check_report>();
-    must(api.model_check(model, nullptr, &report, &err));
+    llama_align_check_params check_params;
+    must(api.check_params_init(&check_params, sizeof check_params, &err));
+    check_params.n_threads = (uint32_t)threads;
+    must(api.model_check(model, &check_params, &report, &err));
     std::printf("check: logits differ by %g, blocks by %g of %g allowed\n", report.max_abs_diff, report.max_rel_diff,
                 report.bound);
 
@@ -125,6 +129,7 @@ int main(int argc, char ** argv) {
     params.batch_size = 3;
     params.grad_accum = 1;
     params.max_steps = 20;
+    params.n_threads = (uint32_t)threads;
     llama_align_trainer * trainer = nullptr;
     must(api.trainer_new(adapter, data, &params, &trainer, &err));
     must(api.trainer_run(trainer, nullptr, nullptr, &err));

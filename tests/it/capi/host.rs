@@ -1,11 +1,12 @@
 //! A host with a llama.cpp of its own, linked statically, stripped: `c_examples/05_plugin.cpp` trains the model that it has open.
 
-use super::examples::{library, on_one_core, text};
+use super::examples::{library, on_one_core, text, Built};
 use super::header::root;
 use crate::tiny;
 use quant::Type;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Where the build of llama.cpp left its headers and static libraries.
 fn llama_cpp() -> PathBuf {
@@ -56,7 +57,7 @@ fn a_static_host_trains_the_model_that_it_has_open() {
         let (model, adapter) = (at("model.gguf"), at("adapter.gguf"));
         tiny::find("llama-untied").write(&model, ty).unwrap();
         let mut command = Command::new(&program);
-        let ran = on_one_core(command.arg(&plugin).args([&model, &adapter])).output().unwrap();
+        let ran = on_one_core(command.arg(&plugin).args([&model, &adapter]).arg("1")).output().unwrap();
         let said = text(&ran.stdout);
         assert!(ran.status.success(), "{said}{}", text(&ran.stderr));
         let line = |start: &str| said.lines().find_map(|l| l.strip_prefix(start)).unwrap_or_else(|| panic!("{said}"));
@@ -67,4 +68,48 @@ fn a_static_host_trains_the_model_that_it_has_open() {
         assert!(loss < 4.0, "{said}");
         assert_ne!(line("before: "), line("after: "), "the adapter changes nothing");
     }
+}
+
+/// A scripted talk with `c_examples/06_live_chat.cpp`.
+#[test]
+fn a_live_chat_learns_from_judgements_and_forgets_withdrawn_ones() {
+    let built = Built::new();
+    let at = |name: &str| built.world.file(name);
+    let (program, model) = (at("chat"), at("model.gguf"));
+    tiny::find("llama-untied").write(&model, Type::Q4_0).unwrap();
+    let link = format!("-L{}", built.world.directory.path().display());
+    compile("06_live_chat.cpp", &program, &[&link, "-lllama_align"]);
+    let talk = |lines: &str| {
+        let mut command = Command::new(&program);
+        command.arg(&model).arg("1").env("LD_LIBRARY_PATH", built.world.directory.path());
+        let mut child = on_one_core(&mut command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let ran = child.wait_with_output().unwrap();
+        assert!(ran.status.success(), "{}{}", text(&ran.stdout), text(&ran.stderr));
+        text(&ran.stdout)
+    };
+    let said = talk(
+        "/pause\none\n/good\n/new\ntwo\n/bad\n/new\nthree\n/good\n/train\n/undo 7\n/undo 2\n/train\n/speed\n/quit\n",
+    );
+    for line in [
+        "[judgement 3]",
+        "[3 judgements, 0 held out: ",
+        "[no such judgement]",
+        "[withdrawn]",
+        "[2 judgements, 0 held out: ",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert!(said.contains("[idle: ") && said.contains("[training paused: "), "{said}");
+    // The adapter depends on what is left alone: never having judged, and having withdrawn, are the same.
+    let decided = |said: &str| {
+        said.lines().rfind(|l| l.contains(" judgements, ")).map(|l| l.trim_start_matches("> ").to_owned()).unwrap()
+    };
+    let never = talk("/pause\none\n/good\n/new\nthree\n/good\n/train\n/quit\n");
+    assert_eq!(decided(&said), decided(&never));
 }
