@@ -466,8 +466,8 @@ int main(int argc, char ** argv) {
         return 2;
     }
     try {
-        // More threads than there are cores wait for each other.
-        const unsigned n_cores = std::max(1u, std::thread::hardware_concurrency());
+        // Half of the cores answer, half train; more threads than there are cores wait for each other.
+        const unsigned n_cores = std::max(1u, std::thread::hardware_concurrency() / 2);
         serve(argv[1], argc == 3 ? static_cast<unsigned>(std::strtoul(argv[2], nullptr, 10)) : n_cores);
     } catch (const std::exception & e) {
         std::fprintf(stderr, "%s\n", e.what());
