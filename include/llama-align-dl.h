@@ -28,6 +28,8 @@ typedef struct llama_align_api {
     const char * (*status_name)(llama_align_status status);
     llama_align_status (*runtime_built_in)(struct llama_align_runtime **out, struct llama_align_error *err);
     llama_align_status (*runtime_from_host)(const struct llama_align_host *host, struct llama_align_runtime **out, struct llama_align_error *err);
+    llama_align_status (*runtime_from_process)(struct llama_align_runtime **out, struct llama_align_error *err);
+    llama_align_status (*runtime_from_library)(const char *path, struct llama_align_runtime **out, struct llama_align_error *err);
     void (*runtime_free)(struct llama_align_runtime *runtime);
     llama_align_status (*runtime_describe)(const struct llama_align_runtime *runtime, struct llama_align_runtime_info *out, struct llama_align_error *err);
     llama_align_status (*runtime_set_log)(const struct llama_align_runtime *runtime, llama_align_log_fn fn_, void *user_data, struct llama_align_error *err);
@@ -82,6 +84,8 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(status_name)
     LLAMA_ALIGN_API_FIND(runtime_built_in)
     LLAMA_ALIGN_API_FIND(runtime_from_host)
+    LLAMA_ALIGN_API_FIND(runtime_from_process)
+    LLAMA_ALIGN_API_FIND(runtime_from_library)
     LLAMA_ALIGN_API_FIND(runtime_free)
     LLAMA_ALIGN_API_FIND(runtime_describe)
     LLAMA_ALIGN_API_FIND(runtime_set_log)

@@ -498,6 +498,23 @@ llama_align_status llama_align_runtime_from_host(const struct llama_align_host *
                                                  struct llama_align_runtime **out,
                                                  struct llama_align_error *err);
 
+// The llama.cpp that this process has loaded as a shared library, whatever its files are called and whoever loaded it, without its
+// headers. Its log and the callbacks of its ggml stay with whoever loaded it; it stays loaded for good. Where an assertion of its
+// ggml fails, the process ends as it would without this library. `out` (owned): not NULL; NULL is written on failure. Errors:
+// ARGUMENT, UNSUPPORTED (there is none, or more than one, or a release that this library does not know: the message has the reason).
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_runtime_from_process(struct llama_align_runtime **out,
+                                                    struct llama_align_error *err);
+
+// The llama.cpp of a shared library, without its headers; it is loaded unless the process has it, and stays loaded for good. `path`
+// (borrowed): the library, or a directory with one libllama and its backends; not NULL. `out` (owned): not NULL; NULL is written on
+// failure. Everything else as in llama_align_runtime_from_process(). Errors: ARGUMENT, MISSING, IO, UNSUPPORTED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_runtime_from_library(const char *path,
+                                                    struct llama_align_runtime **out,
+                                                    struct llama_align_error *err);
+
 // Frees a runtime; NULL is fine. Since 0.1.
 LLAMA_ALIGN_API void llama_align_runtime_free(struct llama_align_runtime *runtime);
 

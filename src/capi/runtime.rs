@@ -4,12 +4,13 @@ use super::guard::{create, free, guard};
 use super::handle::{get, Object};
 use super::params::{Out, Struct};
 use super::status::{argument, llama_align_error, llama_align_status};
-use super::text::fill;
+use super::text::{fill, text};
 use super::LLAMA_ALIGN_OK;
 use crate::error::Result;
 use crate::log::{self, Level, Sink};
 use crate::runtime::{Host, Runtime};
 use std::ffi::{c_char, c_void, CString};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A llama.cpp: the one that is built into this library, or the host's. Lifetime: models keep what they need of it. Threads: any
@@ -107,6 +108,31 @@ pub(super) fn built_in() -> Result<Arc<Runtime>> {
     Err(Error::new(Kind::Unsupported, "this build has no llama.cpp of its own: use a host's"))
 }
 
+#[cfg(feature = "loaded")]
+fn in_process() -> Result<Arc<Runtime>> {
+    Runtime::from_process()
+}
+
+#[cfg(feature = "loaded")]
+fn of_library(path: &Path) -> Result<Arc<Runtime>> {
+    Runtime::from_library(path)
+}
+
+#[cfg(not(feature = "loaded"))]
+fn in_process() -> Result<Arc<Runtime>> {
+    use crate::error::{Error, Kind};
+    Err(Error::new(
+        Kind::Unsupported,
+        "this build binds no llama.cpp without its headers: it lacks the feature `loaded`",
+    ))
+}
+
+#[cfg(not(feature = "loaded"))]
+fn of_library(path: &Path) -> Result<Arc<Runtime>> {
+    use crate::error::Context;
+    in_process().during(|| path.display().to_string())
+}
+
 /// A user's callback and what it is given.
 struct Listener {
     function: unsafe extern "C" fn(level: u32, text: *const c_char, user_data: *mut c_void),
@@ -157,6 +183,38 @@ pub unsafe extern "C" fn llama_align_runtime_from_host(
         Ok(RuntimeObject::new(unsafe { Runtime::from_host(host.cast::<Host>()) }?, true))
     };
     // SAFETY: pointers are what the header asks for.
+    unsafe { create(out, err, call) }
+}
+
+/// The llama.cpp that this process has loaded as a shared library, whatever its files are called and whoever loaded it, without its
+/// headers. Its log and the callbacks of its ggml stay with whoever loaded it; it stays loaded for good. Where an assertion of its
+/// ggml fails, the process ends as it would without this library. `out` (owned): not NULL; NULL is written on failure. Errors:
+/// ARGUMENT, UNSUPPORTED (there is none, or more than one, or a release that this library does not know: the message has the reason).
+/// Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_runtime_from_process(
+    out: *mut *mut llama_align_runtime,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    // SAFETY: pointers are what the header asks for.
+    unsafe { create(out, err, || Ok(RuntimeObject::new(in_process()?, true))) }
+}
+
+/// The llama.cpp of a shared library, without its headers; it is loaded unless the process has it, and stays loaded for good. `path`
+/// (borrowed): the library, or a directory with one libllama and its backends; not NULL. `out` (owned): not NULL; NULL is written on
+/// failure. Everything else as in llama_align_runtime_from_process(). Errors: ARGUMENT, MISSING, IO, UNSUPPORTED. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_runtime_from_library(
+    path: *const c_char,
+    out: *mut *mut llama_align_runtime,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        // SAFETY: pointers are what the header asks for.
+        let path = Path::new(unsafe { text(path, "path") }?);
+        Ok(RuntimeObject::new(of_library(path)?, true))
+    };
+    // SAFETY: as above.
     unsafe { create(out, err, call) }
 }
 

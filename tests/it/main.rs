@@ -9,7 +9,6 @@ mod golden;
 mod gradients;
 mod graph;
 mod hostile;
-#[cfg(feature = "loaded")]
 mod loaded;
 mod logits;
 mod merge;

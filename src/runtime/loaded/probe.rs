@@ -69,14 +69,24 @@ unsafe fn known(symbols: &Symbols) -> Result<Facts> {
         }
     }
     if reasons.is_empty() {
-        let range = |pick: fn(&Version) -> [u32; 3], wanted: fn([u32; 3], [u32; 3]) -> [u32; 3]| {
-            KNOWN.iter().map(pick).reduce(wanted).map(|v| v.map(|n| n.to_string()).join(".")).unwrap_or_default()
-        };
-        let (first, last) = (range(|v| v.ggml[0], Ord::min), range(|v| v.ggml[1], Ord::max));
-        let message = format!("ggml {name} is none of the versions that were tried, {first} to {last}");
+        let message = format!("ggml {name} is none of the versions that were tried: {}", tried());
         return Err(unknown(message));
     }
     Err(unknown(format!("ggml {name} is known, but not with these structs: {}", reasons.join("; or "))))
+}
+
+/// The versions on the list, for messages.
+fn tried() -> String {
+    let number = |v: [u32; 3]| v.map(|n| n.to_string()).join(".");
+    let within = |[first, last]: [[u32; 3]; 2]| {
+        KNOWN.iter().any(|v| v.ggml != [first, last] && v.ggml[0] <= first && last <= v.ggml[1])
+    };
+    let ranges = KNOWN.iter().map(|v| v.ggml).filter(|&range| !within(range));
+    let words = ranges.map(|[first, last]| match first == last {
+        true => number(first),
+        false => format!("{} to {}", number(first), number(last)),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// What a function returns by value in memory, twice, over different bytes.

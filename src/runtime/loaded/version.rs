@@ -53,18 +53,21 @@ const GLU: &[&str] = &["REGLU", "GEGLU", "SWIGLU", "SWIGLU_OAI", "GEGLU_ERF", "G
 /// All that is known, newest first.
 pub(super) const KNOWN: &[Version] = &[
     // llama.cpp 0.6.0-dev with a cache of experts (b11549).
-    Version {
-        ggml: [[0, 26, 0], [0, 26, 0]],
-        n_ops: 101,
-        unary: UNARY,
-        glu: GLU,
-        n_types: 43,
-        model,
-        context: context_with_moe_cache,
-    },
-    // llama.cpp 0.5.0 to 0.6.0-dev.
-    Version { ggml: [[0, 25, 1], [0, 26, 0]], n_ops: 101, unary: UNARY, glu: GLU, n_types: 43, model, context },
+    Version { context: context_with_moe_cache, ..known([0, 26, 0], [0, 26, 0]) },
+    // llama.cpp 0.4.0-dev to 0.6.0-dev.
+    known([0, 23, 0], [0, 26, 0]),
+    // llama.cpp 0.2.0-dev (b10566): no lazy reading yet.
+    Version { model: model_without_lazy_mode, ..known([0, 21, 0], [0, 21, 0]) },
+    // b10361: mapped by default.
+    Version { model: model_that_maps, ..known([0, 19, 0], [0, 19, 0]) },
+    // b10229
+    Version { model: model_that_maps, context: context_of_all_outputs, ..known([0, 18, 0], [0, 18, 0]) },
 ];
+
+/// The releases from `first` to `last` if they are like ggml 0.26.
+const fn known(first: [u32; 3], last: [u32; 3]) -> Version {
+    Version { ggml: [first, last], n_ops: 101, unary: UNARY, glu: GLU, n_types: 43, model, context }
+}
 
 fn model() -> Vec<Field> {
     vec![
@@ -86,6 +89,19 @@ fn model() -> Vec<Field> {
         flag("no_alloc", false),
         flag("load_mtp", false),
     ]
+}
+
+fn model_without_lazy_mode() -> Vec<Field> {
+    model().into_iter().filter(|f| f.name != "lazy_mode").collect()
+}
+
+fn model_that_maps() -> Vec<Field> {
+    let mapped = |f: Field| if f.name == "load_mode" { int("load_mode", 1) } else { f };
+    model_without_lazy_mode().into_iter().map(mapped).collect()
+}
+
+fn context_of_all_outputs() -> Vec<Field> {
+    context().into_iter().filter(|f| f.name != "n_outputs_max_per_seq").collect()
 }
 
 fn context_with_moe_cache() -> Vec<Field> {

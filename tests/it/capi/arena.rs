@@ -81,6 +81,7 @@ impl Arena {
             Slot::Handle(handle) | Slot::OptionalHandle(handle) => world.handle(handle),
             Slot::OutHandle => self.block(1, 1),
             Slot::Host => self.host(world),
+            Slot::Library => self.string(crate::loaded::library().to_str().unwrap()),
             Slot::LlamaModel => world.live as usize,
             Slot::Bytes(name) => self.bytes(std::fs::read(world.file(name)).unwrap()),
             Slot::FileBytes(name) => std::fs::metadata(world.file(name)).unwrap().len() as usize,

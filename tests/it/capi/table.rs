@@ -28,6 +28,8 @@ pub(super) enum Slot {
     OptionalInput(&'static str),
     /// What a host fills in.
     Host,
+    /// A llama.cpp that is a shared library.
+    Library,
     /// A host's open model.
     LlamaModel,
     /// A file that is written.
@@ -163,6 +165,8 @@ pub(super) fn functions() -> Vec<Function> {
     vec![
         function!(llama_align_runtime_built_in, [OutHandle, Error], |a| a[0] as _, a[1] as _),
         function!(llama_align_runtime_from_host, [Host, OutHandle, Error], |a| a[0] as _, a[1] as _, a[2] as _),
+        function!(llama_align_runtime_from_process, [OutHandle, Error], |a| a[0] as _, a[1] as _),
+        function!(llama_align_runtime_from_library, [Library, OutHandle, Error], |a| a[0] as _, a[1] as _, a[2] as _),
         function!(
             llama_align_runtime_describe,
             [Handle(H::Runtime), OutStruct(RUNTIME_INFO), Error],

@@ -11,20 +11,35 @@ use llama_align::gguf::{base_hash, File};
 use llama_align::runtime::{Adapter, Context, Runtime};
 use llama_align::train::{Method, TrainConfig};
 use quant::Type;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// The shared llama.cpp of this file's tests. What a process has loaded is seen by all its threads: one test at a time.
-fn llama() -> (&'static Path, MutexGuard<'static, ()>) {
+/// The directory with the shared llama.cpp of these tests.
+fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<tempfile::TempDir> = OnceLock::new();
-    static ONE: Mutex<()> = Mutex::new(());
-    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let directory = DIRECTORY.get_or_init(|| {
+    let made = DIRECTORY.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
         shared::llama(directory.path());
         directory
     });
-    (directory.path(), one)
+    made.path()
+}
+
+/// A llama.cpp that is a shared library.
+pub(crate) fn library() -> PathBuf {
+    directory().join("libllama.so.7")
+}
+
+/// That library, loaded and the only one while this lives: what a process has loaded is seen by all its threads.
+pub(crate) fn in_process() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    Runtime::from_library(&library()).unwrap();
+    one
+}
+
+fn llama() -> (&'static Path, MutexGuard<'static, ()>) {
+    (directory(), in_process())
 }
 
 fn refused(path: &Path) -> Error {
@@ -107,7 +122,7 @@ const CHANGED: &[(&str, &str, &str)] = &[
     (
         "other_version",
         "const char * ggml_version(void) { return \"0.99.1\"; }",
-        "ggml 0.99.1 is none of the versions that were tried, 0.25.1 to 0.26.0",
+        "ggml 0.99.1 is none of the versions that were tried: 0.23.0 to 0.26.0, 0.21.0, 0.19.0, 0.18.0",
     ),
     ("no_version", "const char * ggml_version(void) { return \"b6432\"; }", "ggml calls its version \"b6432\""),
     (
