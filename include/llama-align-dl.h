@@ -57,6 +57,10 @@ typedef struct llama_align_api {
     llama_align_status (*adapter_save)(const struct llama_align_adapter *adapter, const char *path, struct llama_align_error *err);
     llama_align_status (*adapter_to_memory)(const struct llama_align_adapter *adapter, uint8_t *buf, size_t buf_bytes, size_t *n_bytes, struct llama_align_error *err);
     void (*adapter_free)(struct llama_align_adapter *adapter);
+    llama_align_status (*limit_params_init)(struct llama_align_limit_params *params, uint32_t struct_size, struct llama_align_error *err);
+    llama_align_status (*adapter_sum)(const struct llama_align_adapter *const *adapters, const float *scales, size_t n_adapters, struct llama_align_adapter **out, struct llama_align_error *err);
+    llama_align_status (*adapter_truncate)(const struct llama_align_adapter *adapter, const struct llama_align_limit_params *params, struct llama_align_kept *kept, struct llama_align_adapter **out, struct llama_align_error *err);
+    llama_align_status (*adapter_extract)(const struct llama_align_model *model, const char *tuned_path, const struct llama_align_limit_params *params, uint64_t seed, struct llama_align_kept *kept, struct llama_align_adapter **out, struct llama_align_error *err);
     llama_align_status (*trainer_params_init)(struct llama_align_trainer_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*trainer_new)(struct llama_align_adapter *adapter, const struct llama_align_dataset *dataset, const struct llama_align_trainer_params *params, struct llama_align_trainer **out, struct llama_align_error *err);
     llama_align_status (*trainer_step)(struct llama_align_trainer *trainer, struct llama_align_progress *out, struct llama_align_error *err);
@@ -67,6 +71,8 @@ typedef struct llama_align_api {
     void (*trainer_free)(struct llama_align_trainer *trainer);
     llama_align_status (*evaluate_params_init)(struct llama_align_evaluate_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*evaluate)(const struct llama_align_dataset *dataset, const struct llama_align_adapter *adapter, const struct llama_align_evaluate_params *params, struct llama_align_evaluation *out, struct llama_align_error *err);
+    llama_align_status (*merge_params_init)(struct llama_align_merge_params *params, uint32_t struct_size, struct llama_align_error *err);
+    llama_align_status (*fold_files)(const char *model_path, const char *const *adapter_paths, const float *scales, size_t n_adapters, const char *out_type, const struct llama_align_merge_params *params, const char *output_path, const char *report_path, struct llama_align_merge_report *report, struct llama_align_error *err);
 } llama_align_api;
 
 /* Fills in the table. `library`: what dlopen() or LoadLibrary() gave. NULL, or the name of the first function that it lacks. */
@@ -113,6 +119,10 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(adapter_save)
     LLAMA_ALIGN_API_FIND(adapter_to_memory)
     LLAMA_ALIGN_API_FIND(adapter_free)
+    LLAMA_ALIGN_API_FIND(limit_params_init)
+    LLAMA_ALIGN_API_FIND(adapter_sum)
+    LLAMA_ALIGN_API_FIND(adapter_truncate)
+    LLAMA_ALIGN_API_FIND(adapter_extract)
     LLAMA_ALIGN_API_FIND(trainer_params_init)
     LLAMA_ALIGN_API_FIND(trainer_new)
     LLAMA_ALIGN_API_FIND(trainer_step)
@@ -123,6 +133,8 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(trainer_free)
     LLAMA_ALIGN_API_FIND(evaluate_params_init)
     LLAMA_ALIGN_API_FIND(evaluate)
+    LLAMA_ALIGN_API_FIND(merge_params_init)
+    LLAMA_ALIGN_API_FIND(fold_files)
 #undef LLAMA_ALIGN_API_FIND
     return NULL;
 }

@@ -159,6 +159,12 @@
 // Half a cosine to 0 after the warm-up.
 #define LLAMA_ALIGN_SCHEDULE_COSINE 2
 
+// An existing output is replaced.
+#define LLAMA_ALIGN_MERGE_OVERWRITE 1
+
+// Inputs and output are asked for likelihoods and answers, which the report then holds; it needs a report.
+#define LLAMA_ALIGN_MERGE_VERIFY 2
+
 // LoRA factors for one model: what is trained. Lifetime: from its maker to _free; a trainer keeps it going, so it may be freed
 // before. Threads: any number at once; while a trainer runs, each of its steps is seen whole or not at all.
 typedef struct llama_align_adapter llama_align_adapter;
@@ -330,6 +336,33 @@ typedef struct llama_align_adapter_params {
     uint64_t seed;
 } llama_align_adapter_params;
 
+// How much of an update is kept. Fill it in with llama_align_limit_params_init().
+typedef struct llama_align_limit_params {
+    // sizeof(llama_align_limit_params).
+    uint32_t struct_size;
+    // Largest rank, 1 to 4096. Default 16.
+    uint32_t rank;
+    // Share of each update's squared norm that is to be kept, above 0, up to 1: the smallest rank that keeps it, and no more
+    // than `rank`. Default 1.
+    double energy;
+} llama_align_limit_params;
+
+// What a limit kept.
+typedef struct llama_align_kept {
+    // sizeof(llama_align_kept), set by the caller.
+    uint32_t struct_size;
+    // Largest rank of a weight's update.
+    uint32_t rank;
+    // Weights with an update.
+    uint64_t n_weights;
+    // Tensors that differ and that no adapter carries, such as norms and embeddings; of an extraction.
+    uint64_t n_left_out;
+    // Share of the squared norm of all updates together.
+    double energy;
+    // Share that the worst of them keeps.
+    double energy_min;
+} llama_align_kept;
+
 // A run's configuration. Fill it in with llama_align_trainer_params_init().
 typedef struct llama_align_trainer_params {
     // sizeof(llama_align_trainer_params).
@@ -466,6 +499,47 @@ typedef struct llama_align_evaluation {
     // Mean reward of rejected (bad) answers.
     double reward_rejected;
 } llama_align_evaluation;
+
+// How a merged model is stored. Fill it in with llama_align_merge_params_init().
+typedef struct llama_align_merge_params {
+    // sizeof(llama_align_merge_params).
+    uint32_t struct_size;
+    // Threads; 0 is the number of cores. Default 0.
+    uint32_t n_threads;
+    // LLAMA_ALIGN_MERGE_* bits. Default 0.
+    uint32_t flags;
+    // 0.
+    uint32_t reserved;
+    // With the type "auto": cosine of wanted and realised change below which a tensor's type is raised, [0, 1]. 0 where min_gain
+    // decides; both 0 stand for a cosine of 0.9. Default 0.
+    double min_cosine;
+    // With the type "auto": share of the wanted change, noise aside, below which a tensor's type is raised, [0, 1]. Default 0.
+    double min_gain;
+} llama_align_merge_params;
+
+// What a merge did. Numbers that there are none of are NaN: where nothing changed, all of fidelity.
+typedef struct llama_align_merge_report {
+    // sizeof(llama_align_merge_report), set by the caller.
+    uint32_t struct_size;
+    // 1 if the output has a chat template.
+    uint32_t has_template;
+    // Tensors of the output.
+    uint64_t n_tensors;
+    // Those whose bytes are an input's.
+    uint64_t n_copied;
+    // Those that "auto" stored in a larger type.
+    uint64_t n_raised;
+    // Length of the output in bytes.
+    uint64_t n_bytes;
+    // Cosine of the wanted and the realised change, all changed tensors together, [-1, 1].
+    double cosine;
+    // The realised change along the wanted one, over the wanted one.
+    double gain;
+    // Length of the realised change over that of the wanted one.
+    double norm_ratio;
+    // Root of the mean square of the difference, per value.
+    double rmse;
+} llama_align_merge_report;
 
 #ifdef __cplusplus
 extern "C" {
@@ -727,6 +801,48 @@ llama_align_status llama_align_adapter_to_memory(const struct llama_align_adapte
 // Frees an adapter; NULL is fine. A trainer that moves it goes on. Since 0.1.
 LLAMA_ALIGN_API void llama_align_adapter_free(struct llama_align_adapter *adapter);
 
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_limit_params). Errors: ARGUMENT.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_limit_params_init(struct llama_align_limit_params *params,
+                                                 uint32_t struct_size,
+                                                 struct llama_align_error *err);
+
+// Makes the sum of adapters, each times its scale, exactly: their ranks are put beside each other. One adapter alone is scaled.
+// `adapters` (borrowed): `n_adapters` handles, at least one, made with the same model handle; they stay as they are. `scales`
+// (borrowed): as many; NULL for 1 each. `out` (owned): not NULL; NULL is written on failure. Any thread, callback-safe. Errors:
+// ARGUMENT, MISMATCH (made with different model handles), NUMERIC (a product is no finite number), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_sum(const struct llama_align_adapter *const *adapters,
+                                           const float *scales,
+                                           size_t n_adapters,
+                                           struct llama_align_adapter **out,
+                                           struct llama_align_error *err);
+
+// Makes the nearest adapter of a smaller rank. `adapter` (borrowed): not NULL; it stays as it is. `params` (borrowed): NULL for
+// the defaults. `kept` (borrowed): NULL, or struct_size set. `out` (owned): not NULL; NULL is written on failure. Any thread,
+// callback-safe. Errors: ARGUMENT, NUMERIC, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_truncate(const struct llama_align_adapter *adapter,
+                                                const struct llama_align_limit_params *params,
+                                                struct llama_align_kept *kept,
+                                                struct llama_align_adapter **out,
+                                                struct llama_align_error *err);
+
+// Makes an adapter of what two models differ in, weight by weight, by a randomised decomposition. `model`: shared; the adapter is
+// for it. `tuned_path` (borrowed): the model that the adapter leads to, of the same architecture, sizes and vocabulary; not NULL.
+// `params` (borrowed): NULL for the defaults. `seed`: of the decomposition. `kept` (borrowed): NULL, or struct_size set. `out`
+// (owned): not NULL; NULL is written on failure. Any thread. Errors: ARGUMENT, MISSING, IO, FORMAT, MISMATCH (also where nothing
+// differs), UNSUPPORTED (also a host's model without its file), NUMERIC, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_extract(const struct llama_align_model *model,
+                                               const char *tuned_path,
+                                               const struct llama_align_limit_params *params,
+                                               uint64_t seed,
+                                               struct llama_align_kept *kept,
+                                               struct llama_align_adapter **out,
+                                               struct llama_align_error *err);
+
 // Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_trainer_params). Errors: ARGUMENT.
 // Since 0.1.
 LLAMA_ALIGN_API
@@ -807,6 +923,32 @@ llama_align_status llama_align_evaluate(const struct llama_align_dataset *datase
                                         const struct llama_align_evaluate_params *params,
                                         struct llama_align_evaluation *out,
                                         struct llama_align_error *err);
+
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_merge_params). Errors: ARGUMENT.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_merge_params_init(struct llama_align_merge_params *params,
+                                                 uint32_t struct_size,
+                                                 struct llama_align_error *err);
+
+// Folds adapter files into a model file, tensor by tensor in bounded memory. The output is complete under its name, or what was
+// there before stays; inputs are never written to. `model_path` (borrowed): not NULL. `adapter_paths` (borrowed): `n_adapters`
+// files, at least one. `scales` (borrowed): as many; NULL for 1 each. `out_type` (borrowed): "keep", "auto", or a type such as
+// "Q8_0" for every matrix that changes; NULL is "keep". `params` (borrowed): NULL for the defaults. `output_path` (borrowed): not
+// NULL. `report_path` (borrowed): a file for all that is known of the result, in JSON, or NULL; it replaces what is there. `report`
+// (borrowed): NULL, or struct_size set. Any thread. Errors: ARGUMENT, MISSING, IO, FORMAT, MISMATCH, UNSUPPORTED, NUMERIC,
+// OUTPUT. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_fold_files(const char *model_path,
+                                          const char *const *adapter_paths,
+                                          const float *scales,
+                                          size_t n_adapters,
+                                          const char *out_type,
+                                          const struct llama_align_merge_params *params,
+                                          const char *output_path,
+                                          const char *report_path,
+                                          struct llama_align_merge_report *report,
+                                          struct llama_align_error *err);
 
 #ifdef __cplusplus
 }  // extern "C"

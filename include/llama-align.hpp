@@ -81,6 +81,8 @@ inline llama_align_check_params check_params() { return detail::defaults(llama_a
 inline llama_align_dataset_params dataset_params() { return detail::defaults(llama_align_dataset_params_init); }
 inline llama_align_adapter_params adapter_params() { return detail::defaults(llama_align_adapter_params_init); }
 inline llama_align_trainer_params trainer_params() { return detail::defaults(llama_align_trainer_params_init); }
+inline llama_align_limit_params limit_params() { return detail::defaults(llama_align_limit_params_init); }
+inline llama_align_merge_params merge_params() { return detail::defaults(llama_align_merge_params_init); }
 inline llama_align_evaluate_params evaluate_params() { return detail::defaults(llama_align_evaluate_params_init); }
 
 // Whose llama.cpp is used. Without one, models are opened by the one that is built in.
@@ -274,6 +276,41 @@ public:
         return adapter(out);
     }
 
+    // The sum of two, each times its scale, exactly.
+    static adapter sum(const adapter & a, float scale_a, const adapter & b, float scale_b) {
+        const llama_align_adapter * const parts[] = {a.get(), b.get()};
+        const float scales[] = {scale_a, scale_b};
+        llama_align_adapter * out = nullptr;
+        detail::check([&](llama_align_error * err) { return llama_align_adapter_sum(parts, scales, 2, &out, err); });
+        return adapter(out);
+    }
+
+    adapter scaled(float scale) const {
+        const llama_align_adapter * const part = get();
+        llama_align_adapter * out = nullptr;
+        detail::check([&](llama_align_error * err) { return llama_align_adapter_sum(&part, &scale, 1, &out, err); });
+        return adapter(out);
+    }
+
+    // The nearest of a smaller rank; `kept` may be NULL, or has its struct_size set.
+    adapter truncated(const llama_align_limit_params & params = limit_params(), llama_align_kept * kept = nullptr) const {
+        llama_align_adapter * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_truncate(get(), &params, kept, &out, err);
+        });
+        return adapter(out);
+    }
+
+    // What leads from a model to the one in a file.
+    static adapter extract(const model & of, const std::string & tuned, std::uint64_t seed = 0,
+                           const llama_align_limit_params & params = limit_params(), llama_align_kept * kept = nullptr) {
+        llama_align_adapter * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_extract(of.get(), tuned.c_str(), &params, seed, kept, &out, err);
+        });
+        return adapter(out);
+    }
+
     void save(const std::string & path) const {
         detail::check([&](llama_align_error * err) { return llama_align_adapter_save(get(), path.c_str(), err); });
     }
@@ -367,6 +404,22 @@ private:
 
     detail::owner<llama_align_trainer, llama_align_trainer_free> handle_;
 };
+
+// One model of a model and adapters. `report_path` may be NULL.
+inline llama_align_merge_report fold_files(const std::string & model_path, const std::vector<std::string> & adapters,
+                                           const std::vector<float> & scales, const std::string & output_path,
+                                           const char * out_type = nullptr,
+                                           const llama_align_merge_params & params = merge_params(),
+                                           const char * report_path = nullptr) {
+    detail::same_length(adapters.size(), scales.size());
+    const auto paths = detail::pointers(adapters);
+    auto out = detail::sized<llama_align_merge_report>();
+    detail::check([&](llama_align_error * err) {
+        return llama_align_fold_files(model_path.c_str(), paths.data(), scales.data(), paths.size(), out_type, &params,
+                                      output_path.c_str(), report_path, &out, err);
+    });
+    return out;
+}
 
 inline llama_align_evaluation evaluate(const dataset & rows, const adapter * moved = nullptr,
                                        const llama_align_evaluate_params & params = evaluate_params()) {

@@ -73,7 +73,7 @@ impl Object for AdapterObject {
 }
 
 impl AdapterObject {
-    fn new(model: Arc<ModelObject>, lora: Lora, method: &str) -> Self {
+    pub(super) fn new(model: Arc<ModelObject>, lora: Lora, method: &str) -> Self {
         let factors = Mutex::new(Factors { lora, method: method.to_owned() });
         Self { model, in_training: AtomicBool::new(false), factors }
     }

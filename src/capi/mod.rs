@@ -13,10 +13,12 @@
 #![allow(clippy::missing_safety_doc)] // what pointers must be is said once, at the head of the header
 
 mod adapter;
+mod algebra;
 mod dataset;
 mod evaluate;
 mod guard;
 mod handle;
+mod merge;
 mod model;
 mod params;
 mod progress;
@@ -27,8 +29,10 @@ mod text;
 mod trainer;
 
 pub use adapter::*;
+pub use algebra::*;
 pub use dataset::*;
 pub use evaluate::*;
+pub use merge::*;
 pub use model::*;
 pub use progress::*;
 pub use runtime::*;

@@ -204,6 +204,13 @@ impl ModelObject {
         Ok((trace, report))
     }
 
+    /// Its file.
+    pub(super) fn file(&self) -> Result<&gguf::File> {
+        let path = self.model.path().display();
+        let missing = || Error::new(Kind::Unsupported, format!("{path}: attached without its file"));
+        self.file.as_deref().ok_or_else(missing)
+    }
+
     /// The fingerprint of the file's weights; the first call reads all of them.
     pub(super) fn hash(&self) -> Option<&str> {
         let file = self.file.as_ref()?;

@@ -1,7 +1,7 @@
 //! Memory that arguments point to, and their valid values.
 
-use super::table::{Layout, Slot, Type, CHECK, DATASET, TRAINER};
-use super::world::{trainer_params, Texts, World, PAIRS};
+use super::table::{Layout, Slot, Type};
+use super::world::{Texts, World, PAIRS};
 use llama_align::capi::*;
 use llama_align::runtime::Host;
 use std::ffi::CString;
@@ -52,25 +52,18 @@ impl Arena {
         self.columns.last_mut().unwrap()
     }
 
+    /// An array of two.
+    pub(super) fn two<T: Copy>(&mut self, elements: [T; 2]) -> usize {
+        let at = self.block(0, 0);
+        // SAFETY: a block has room for two of anything here.
+        unsafe { (at as *mut [T; 2]).write(elements) };
+        at
+    }
+
     /// A params struct with its defaults; a trainer's is for one thread.
     pub(super) fn params(&mut self, layout: Layout) -> usize {
         let at = self.block(0, 0);
-        // SAFETY: a block has room for every struct.
-        let status = unsafe {
-            match layout.bytes {
-                n if n == CHECK.bytes => llama_align_check_params_init(at as _, n as u32, std::ptr::null_mut()),
-                n if n == DATASET.bytes => llama_align_dataset_params_init(at as _, n as u32, std::ptr::null_mut()),
-                n if n == TRAINER.bytes => {
-                    (at as *mut llama_align_trainer_params).write(trainer_params());
-                    LLAMA_ALIGN_OK
-                }
-                // The adapter's and the evaluation's have the same size.
-                n if layout.singles.is_empty() => {
-                    llama_align_evaluate_params_init(at as _, n as u32, std::ptr::null_mut())
-                }
-                n => llama_align_adapter_params_init(at as _, n as u32, std::ptr::null_mut()),
-            }
-        };
+        let status = (layout.init)(at, layout.bytes as u32);
         assert_eq!(status, LLAMA_ALIGN_OK);
         at
     }
@@ -85,9 +78,11 @@ impl Arena {
             Slot::LlamaModel => world.live as usize,
             Slot::Bytes(name) => self.bytes(std::fs::read(world.file(name)).unwrap()),
             Slot::FileBytes(name) => std::fs::metadata(world.file(name)).unwrap().len() as usize,
-            Slot::Input(name) | Slot::OptionalInput(name) | Slot::Output(name) => {
-                self.string(world.file(name).to_str().unwrap())
-            }
+            Slot::Input(name)
+            | Slot::OptionalInput(name)
+            | Slot::Output(name)
+            | Slot::NewFile(name)
+            | Slot::OptionalOutput(name, _) => self.string(world.file(name).to_str().unwrap()),
             Slot::OptionalText(text) => self.string(text),
             Slot::Params(layout) => self.params(layout),
             Slot::Init(_) => self.block(0, 9),
@@ -99,6 +94,13 @@ impl Arena {
                 self.blocks.push(vec![2, 5]);
                 self.blocks.last().unwrap().as_ptr() as usize
             }
+            Slot::Adapters => self.two([world.adapter; 2]),
+            Slot::Inputs(name) => {
+                let path = self.string(world.file(name).to_str().unwrap());
+                self.two([path; 2])
+            }
+            Slot::Scales => self.two([0.5f32, -1.0]),
+            Slot::Count => 2,
             Slot::Rows => PAIRS.len(),
             Slot::OutNumber => self.block(9, 9),
             Slot::Buffer => {

@@ -116,10 +116,16 @@ fn every_example_compiles_without_a_warning_and_runs() {
         assert!(said.contains("step 4 loss") && said.contains("2 rows"), "{said}");
         built.adapter("kto.gguf", "kto");
     }
+    let merge = built.compile("gcc", "c99", "07_merge.c");
+    let said = built.prints(&merge, &["model.gguf", "sft.gguf", "dpo.gguf", "sum.gguf", "out.gguf"]);
+    assert!(said.contains("rank 16 keeps ") && said.contains(" raised: "), "{said}");
+    built.adapter("sum.gguf", "truncate");
+    gguf::validate_model(&gguf::File::open(&built.world.file("out.gguf")).unwrap()).unwrap();
+
     // 05 and 06 have a llama.cpp of their own: see `host`.
     let sources = fs::read_dir(root().join("c_examples")).unwrap().map(|e| e.unwrap().path());
     let n = sources.filter(|p| p.extension().is_some_and(|e| e == "c" || e == "cpp")).count();
-    assert_eq!(n, 6, "an example is not tried");
+    assert_eq!(n, 7, "an example is not tried");
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The sources in the header's order.
-const SOURCES: [&str; 8] = ["status", "runtime", "model", "dataset", "adapter", "progress", "trainer", "evaluate"];
+const SOURCES: [&str; 10] =
+    ["status", "runtime", "model", "dataset", "adapter", "algebra", "progress", "trainer", "evaluate", "merge"];
 
 pub(super) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -194,10 +195,14 @@ fn sizes() -> Vec<(&'static str, usize)> {
         llama_align_dataset_params,
         llama_align_dataset_info,
         llama_align_adapter_params,
+        llama_align_limit_params,
+        llama_align_kept,
         llama_align_trainer_params,
         llama_align_progress,
         llama_align_evaluate_params,
-        llama_align_evaluation
+        llama_align_evaluation,
+        llama_align_merge_params,
+        llama_align_merge_report
     )
 }
 

@@ -1,5 +1,6 @@
 //! Every function with a status, and what each of its arguments is: the misuse matrix is made from this.
 
+use super::world::trainer_params;
 use llama_align::capi::*;
 use std::mem::offset_of;
 
@@ -49,6 +50,18 @@ pub(super) enum Slot {
     /// Ids of two rows.
     Ids,
     Rows,
+    /// Two adapters.
+    Adapters,
+    /// Two times this file.
+    Inputs(&'static str),
+    /// Two numbers, or NULL.
+    Scales,
+    /// How many of these there are.
+    Count,
+    /// A file that must not be there yet.
+    NewFile(&'static str),
+    /// A file that is made or replaced, or NULL; not the other one of the call.
+    OptionalOutput(&'static str, &'static str),
     /// Where a number goes.
     OutNumber,
     Buffer,
@@ -72,15 +85,28 @@ pub(super) struct Layout {
     pub(super) singles: &'static [usize],
     /// Counts that may not be 0.
     pub(super) counts: &'static [usize],
+    /// Writes the defaults.
+    pub(super) init: fn(usize, u32) -> i32,
+}
+
+macro_rules! init {
+    ($name:ident) => {
+        // SAFETY: the block has room for every struct.
+        |at, bytes| unsafe { $name(at as _, bytes, std::ptr::null_mut()) }
+    };
 }
 
 const fn plain<T>() -> Layout {
-    Layout { bytes: size_of::<T>(), choices: &[], reals: &[], singles: &[], counts: &[] }
+    Layout { bytes: size_of::<T>(), choices: &[], reals: &[], singles: &[], counts: &[], init: |_, _| i32::MIN }
 }
 
-pub(super) const CHECK: Layout =
-    Layout { choices: &[offset_of!(llama_align_check_params, precision)], ..plain::<llama_align_check_params>() };
-pub(super) const DATASET: Layout = Layout {
+const CHECK: Layout = Layout {
+    choices: &[offset_of!(llama_align_check_params, precision)],
+    init: init!(llama_align_check_params_init),
+    ..plain::<llama_align_check_params>()
+};
+const DATASET: Layout = Layout {
+    init: init!(llama_align_dataset_params_init),
     choices: &[
         offset_of!(llama_align_dataset_params, method),
         offset_of!(llama_align_dataset_params, max_length),
@@ -89,12 +115,18 @@ pub(super) const DATASET: Layout = Layout {
     ..plain::<llama_align_dataset_params>()
 };
 const ADAPTER: Layout = Layout {
+    init: init!(llama_align_adapter_params_init),
     choices: &[offset_of!(llama_align_adapter_params, flags), offset_of!(llama_align_adapter_params, rank)],
     singles: &[offset_of!(llama_align_adapter_params, alpha)],
     counts: &[offset_of!(llama_align_adapter_params, rank)],
     ..plain::<llama_align_adapter_params>()
 };
-pub(super) const TRAINER: Layout = Layout {
+const TRAINER: Layout = Layout {
+    init: |at, _| {
+        // SAFETY: the block has room for every struct.
+        unsafe { (at as *mut llama_align_trainer_params).write(trainer_params()) };
+        LLAMA_ALIGN_OK
+    },
     choices: &[
         offset_of!(llama_align_trainer_params, method),
         offset_of!(llama_align_trainer_params, schedule),
@@ -125,6 +157,7 @@ pub(super) const TRAINER: Layout = Layout {
     ..plain::<llama_align_trainer_params>()
 };
 const EVALUATE: Layout = Layout {
+    init: init!(llama_align_evaluate_params_init),
     choices: &[
         offset_of!(llama_align_evaluate_params, precision),
         offset_of!(llama_align_evaluate_params, micro_batch_tokens),
@@ -133,6 +166,21 @@ const EVALUATE: Layout = Layout {
     counts: &[offset_of!(llama_align_evaluate_params, micro_batch_tokens)],
     ..plain::<llama_align_evaluate_params>()
 };
+const LIMIT: Layout = Layout {
+    init: init!(llama_align_limit_params_init),
+    choices: &[offset_of!(llama_align_limit_params, rank)],
+    reals: &[offset_of!(llama_align_limit_params, energy)],
+    counts: &[offset_of!(llama_align_limit_params, rank)],
+    ..plain::<llama_align_limit_params>()
+};
+const MERGE: Layout = Layout {
+    init: init!(llama_align_merge_params_init),
+    choices: &[offset_of!(llama_align_merge_params, flags), offset_of!(llama_align_merge_params, reserved)],
+    reals: &[offset_of!(llama_align_merge_params, min_cosine), offset_of!(llama_align_merge_params, min_gain)],
+    ..plain::<llama_align_merge_params>()
+};
+const KEPT: Layout = plain::<llama_align_kept>();
+const MERGE_REPORT: Layout = plain::<llama_align_merge_report>();
 const RUNTIME_INFO: Layout = plain::<llama_align_runtime_info>();
 const MODEL_INFO: Layout = plain::<llama_align_model_info>();
 const PLACEMENT: Layout = plain::<llama_align_placement>();
@@ -351,6 +399,82 @@ pub(super) fn functions() -> Vec<Function> {
             a[2],
             a[3] as _,
             a[4] as _
+        ),
+        function!(
+            llama_align_limit_params_init,
+            [Init(LIMIT), InitSize(LIMIT), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_adapter_sum,
+            [Adapters, Scales, Count, OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2],
+            a[3] as _,
+            a[4] as _
+        ),
+        function!(
+            llama_align_adapter_truncate,
+            [Handle(H::Adapter), Params(LIMIT), OptionalOutStruct(KEPT), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _
+        ),
+        function!(
+            llama_align_adapter_extract,
+            [
+                Handle(H::Model),
+                Input("tuned.gguf"),
+                Params(LIMIT),
+                Number(7),
+                OptionalOutStruct(KEPT),
+                OutHandle,
+                Error
+            ],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _,
+            a[5] as _,
+            a[6] as _
+        ),
+        function!(
+            llama_align_merge_params_init,
+            [Init(MERGE), InitSize(MERGE), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_fold_files,
+            [
+                Input("model.gguf"),
+                Inputs("adapter.gguf"),
+                Scales,
+                Count,
+                OptionalText("Q8_0"),
+                Params(MERGE),
+                NewFile("folded.gguf"),
+                OptionalOutput("folded.json", "folded.gguf"),
+                OptionalOutStruct(MERGE_REPORT),
+                Error
+            ],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3],
+            a[4] as _,
+            a[5] as _,
+            a[6] as _,
+            a[7] as _,
+            a[8] as _,
+            a[9] as _
         ),
         function!(
             llama_align_trainer_params_init,

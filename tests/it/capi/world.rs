@@ -2,6 +2,7 @@
 
 use crate::tiny;
 use llama_align::capi::*;
+use llama_align::gguf;
 use llama_align::runtime::abi::{LlamaModel, ModelSpec};
 use llama_align::runtime::{Host, Layout as HostLayout, Runtime, HOST_ABI};
 use quant::Type;
@@ -111,6 +112,15 @@ impl World {
     pub(super) fn host(&self) -> Host {
         let table = Runtime::linked().unwrap().table();
         Host { abi: HOST_ABI, struct_size: size_of::<Host>() as u32, layout: HostLayout::OURS, table }
+    }
+
+    /// The model with one weight changed, as `tuned.gguf`.
+    pub(super) fn write_tuned(&self) {
+        let path = self.file("model.gguf");
+        let (file, mut bytes) = (gguf::File::open(&path).unwrap(), std::fs::read(&path).unwrap());
+        // Behind the scale of the first block.
+        bytes[file.tensor("blk.0.attn_q.weight").unwrap().offset as usize + 2] ^= 1;
+        std::fs::write(self.file("tuned.gguf"), bytes).unwrap();
     }
 
     pub(super) fn path(&self, name: &str) -> CString {
