@@ -38,8 +38,10 @@ pub mod merge;
 pub mod modelfile;
 pub mod train;
 
-pub mod bench;
+pub mod evaluate;
 pub mod report;
+
+pub mod bench;
 
 pub mod capi;
 #[cfg(feature = "linked")]

@@ -4,6 +4,8 @@ use super::args_devices::{spelled_out, Devices};
 use super::args_held_out::HeldOutArgs;
 use super::args_optim::OptimArgs;
 use super::args_saving::SavingArgs;
+use super::args_runs::{CompareArgs, ReportArgs};
+use super::args_task::TaskArgs;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -38,6 +40,10 @@ pub(super) enum Command {
     Inspect(InspectArgs),
     /// Measure how fast a model trains on this machine
     Bench(BenchArgs),
+    /// Write a run directory's page, report.html
+    Report(ReportArgs),
+    /// Set finished runs side by side: means over seeds, differences from a baseline
+    Compare(CompareArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,7 +91,7 @@ pub(super) struct TrainArgs {
     /// Run directory to make
     #[arg(short = 'o', long = "output", alias = "output-dir", alias = "output-file")]
     pub(super) output: PathBuf,
-    /// Configuration in TOML; flags win over it
+    /// Configuration in TOML; flags win over it. Lists in its [grid] make a run for each combination
     #[arg(long)]
     pub(super) config: Option<PathBuf>,
     /// sft, dpo or kto [default: dpo]
@@ -150,6 +156,9 @@ pub(super) struct TrainArgs {
     pub(super) held_out: HeldOutArgs,
     #[command(flatten)]
     pub(super) saving: SavingArgs,
+    /// Prompts, held-out ones first, that are answered before and after for the report
+    #[arg(long, default_value_t = 3)]
+    pub(super) samples: usize,
     /// Replace an existing run directory
     #[arg(long)]
     pub(super) overwrite: bool,
@@ -167,15 +176,17 @@ pub(super) struct EvalArgs {
     /// Model in GGUF
     #[arg(short = 'm', long)]
     pub(super) model: PathBuf,
-    /// Rows to measure on
-    #[arg(short = 'd', long = "data")]
-    pub(super) data: PathBuf,
+    /// Rows, or a task's items, to measure on
+    #[arg(short = 'd', long = "data", required_unless_present = "tax")]
+    pub(super) data: Option<PathBuf>,
     /// Adapter in GGUF
     #[arg(long)]
     pub(super) lora: Option<PathBuf>,
-    /// Strength that rewards are scaled by
-    #[arg(long, default_value_t = 0.1)]
-    pub(super) beta: f64,
+    #[command(flatten)]
+    pub(super) tasks: TaskArgs,
+    /// Strength that rewards are scaled by [default: 0.1]
+    #[arg(long, conflicts_with_all = ["task", "tax"])]
+    pub(super) beta: Option<f64>,
     /// Longer rows are dropped and counted, in tokens
     #[arg(long, default_value_t = 1024)]
     pub(super) max_length: usize,

@@ -11,9 +11,14 @@ use crate::train::{evaluate, Precision, References, TrainConfig};
 
 /// Runs the command.
 pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
-    if !(args.beta > 0.0 && args.beta.is_finite()) {
-        return Err(Error::new(Kind::Argument, format!("--beta {}: not a positive number", args.beta)));
+    let beta = args.beta.unwrap_or(0.1);
+    if !(beta > 0.0 && beta.is_finite()) {
+        return Err(Error::new(Kind::Argument, format!("--beta {beta}: not a positive number")));
     }
+    let Some(data) = args.data.as_ref().filter(|_| args.tasks.task.is_none() && args.tasks.tax.is_empty()) else {
+        return super::task::run_tasks(args, printer);
+    };
+    args.tasks.params(args.max_length)?;
     let (model, file) = open_model(&args.model, args.devices.names(), args.devices.n_gpu_layers())?;
     let lora = match &args.lora {
         None => None,
@@ -24,7 +29,7 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
         }
     };
     let max_length = dataset::max_length(args.max_length, &model, printer);
-    let data = dataset::load(&args.data, &model, None, max_length)?;
+    let data = dataset::load(data, &model, None, max_length)?;
     let (threads, form) = (args.threads.count(), Precision::from_name(&args.precision)?.form_for(&model)?);
     let (trace, _) = checked_trace(&model, threads, form)?;
     let max_tokens = TrainConfig::default().micro_batch_tokens;
@@ -34,7 +39,7 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
         None => {
             let now = References::measure(&mut base, &data.samples, max_tokens)?;
             devices::report(printer, &model, base.tally());
-            evaluate(&data, &now, None, args.beta)?
+            evaluate(&data, &now, None, beta)?
         }
         Some(lora) => {
             let references = References::measure(&mut base, &data.samples, max_tokens)?;
@@ -43,7 +48,7 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
             let mut adapted = Engine::with_form(&model, &trace, vec![delta], threads, form)?;
             let now = References::measure(&mut adapted, &data.samples, max_tokens)?;
             devices::report(printer, &model, adapted.tally());
-            evaluate(&data, &now, Some(&references), args.beta)?
+            evaluate(&data, &now, Some(&references), beta)?
         }
     };
     let value = serde_json::to_value(&report).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;

@@ -7,7 +7,9 @@ mod args;
 mod args_devices;
 mod args_held_out;
 mod args_optim;
+mod args_runs;
 mod args_saving;
+mod args_task;
 mod bench;
 mod check;
 mod dataset;
@@ -16,13 +18,17 @@ mod eval;
 mod evidence;
 mod finish;
 mod generate;
+mod grid;
 mod inspect;
 mod interrupt;
 mod merge;
 mod output;
 mod resume;
+mod runs;
+mod samples;
 mod serving;
 mod steps;
+mod task;
 mod train;
 mod watch;
 
@@ -56,6 +62,8 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
         Command::Adapter(command) => adapter::run(&command, &mut printer),
         Command::Inspect(args) => inspect::run(&args, &mut printer),
         Command::Bench(args) => bench::run(&args, &mut printer),
+        Command::Report(args) => runs::report(&args, &mut printer),
+        Command::Compare(args) => runs::compare_runs(&args, &mut printer),
     };
     match result {
         Ok(status) => status,

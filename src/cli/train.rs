@@ -4,19 +4,21 @@ use super::args::TrainArgs;
 use super::finish::{data_record, finish, Finished};
 use super::interrupt::{Interrupt, INTERRUPTED};
 use super::resume::Start;
+use super::samples::{first_prompts, samples};
 use super::steps::{End, Steps};
 use super::watch::Keep;
 use super::{dataset, devices, open_model, Printer};
 use crate::adapter::{export, resolve_targets, Lineage, Linear, Lora};
 use crate::check::checked_trace;
-use crate::data::{read_all, Dataset, Rows};
+use crate::data::{read_all, Dataset, Rows, Text};
 use crate::engine::{Delta, Engine, Profile};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
 use crate::os::available_bytes;
+use crate::report::write_page;
 use crate::runtime::Model;
 use crate::train::{
-    EvalReport, HeldOut, MetricsFile, Origin, Outcome, Policy, Recompute, RunDir, Selection, TrainConfig,
+    EvalReport, Grid, HeldOut, MetricsFile, Origin, Outcome, Policy, Recompute, RunDir, Selection, TrainConfig,
     TrainOverrides,
 };
 use std::path::Path;
@@ -24,13 +26,16 @@ use std::sync::Arc;
 
 /// Runs the command.
 pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
+    if let Some(grid) = grid(&args)? {
+        return super::grid::run(&args, &grid, printer);
+    }
     let start = Start::find(&args.saving, &args.output, printer)?;
     let config = configuration(&args, &start)?;
     one(&args, config, start, &args.output, args.overwrite, printer)
 }
 
 /// One run into one directory: 0, or the status of an interrupted one. A dry run stops before it makes anything.
-fn one(
+pub(super) fn one(
     args: &TrainArgs,
     mut config: TrainConfig,
     start: Start,
@@ -52,7 +57,7 @@ fn one(
     }
     let (model, file) = open_model(&args.model, config.device.as_deref(), config.n_gpu_layers)?;
     config.max_length = dataset::max_length(config.max_length, &model, printer);
-    let (data, held_out) = rows(args, &config, &model)?;
+    let Loaded { data, held_out, prompts } = rows(args, &config, &model)?;
     report_data(printer, &args.data, &data);
     let form = config.precision.form_for(&model)?;
     let (trace, check) = checked_trace(&model, config.threads, form)?;
@@ -142,28 +147,40 @@ fn one(
         outcome: outcome.as_ref(),
         flops: steps.flops(),
     })?;
+    drop(engine);
+    run_dir.write_lines("samples.jsonl", &samples(&model, &run_dir.adapter(), &prompts, config.threads)?)?;
+    let page = write_page(run_dir.path())?;
     if let (Some(held_out), Some(outcome)) = (&held_out, &outcome) {
         compare(printer, held_out.before(), &outcome.result.report);
         chosen(printer, &config, outcome, last.step);
     }
     devices::report(printer, &model, engine.tally());
     serve(printer, &args.model, &run_dir);
+    printer.data(&format!("report:  {}", page.display()));
     Ok(0)
 }
 
+/// A run's rows, and prompts to answer before and after.
+struct Loaded {
+    data: Dataset,
+    held_out: Option<Dataset>,
+    prompts: Vec<Text>,
+}
+
 /// Training rows, and the held-out ones of a file of their own or split off.
-fn rows(args: &TrainArgs, config: &TrainConfig, model: &Model) -> Result<(Dataset, Option<Dataset>)> {
-    let load = |path: &Path| dataset::load(path, model, Some(config.method), config.max_length);
-    match &config.eval_data {
-        Some(path) => Ok((load(&args.data)?, Some(load(path)?))),
+fn rows(args: &TrainArgs, config: &TrainConfig, model: &Model) -> Result<Loaded> {
+    let read = |path: &Path| config.method.rows(read_all(path)?);
+    let (rows, held_out) = match &config.eval_data {
+        Some(path) => (read(&args.data)?, Some(read(path)?)),
         None if config.eval_split > 0.0 => {
-            let rows = config.method.rows(read_all(&args.data)?)?;
-            let (rest, held_out) = rows.split(config.eval_split, config.seed)?;
-            let encode = |rows: &Rows| dataset::encode(rows, model, config.max_length);
-            Ok((encode(&rest)?, Some(encode(&held_out)?)))
+            let (rest, held_out) = read(&args.data)?.split(config.eval_split, config.seed)?;
+            (rest, Some(held_out))
         }
-        None => Ok((load(&args.data)?, None)),
-    }
+        None => (read(&args.data)?, None),
+    };
+    let encode = |rows: &Rows| dataset::encode(rows, model, config.max_length);
+    let prompts = first_prompts(held_out.as_ref().unwrap_or(&rows), args.samples);
+    Ok(Loaded { data: encode(&rows)?, held_out: held_out.as_ref().map(encode).transpose()?, prompts })
 }
 
 /// Says where the result was taken from, where that was not the run's planned end.
@@ -182,12 +199,27 @@ fn is_empty(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
+/// The configuration's grid, if it has one.
+fn grid(args: &TrainArgs) -> Result<Option<Grid>> {
+    let Some(path) = &args.config else { return Ok(None) };
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read the configuration", &e))?;
+    Grid::from_toml(&text, &path.display().to_string())
+}
+
 fn configuration(args: &TrainArgs, start: &Start) -> Result<TrainConfig> {
     let (mut config, given) = match start.text(args)? {
         None => Default::default(),
         Some(text) => text.parse()?,
     };
-    config.apply(TrainOverrides {
+    config.apply(overrides(args))?;
+    config.refuse_unused(&given)?;
+    start.fill(&mut config);
+    config.resolve()
+}
+
+/// The flags of the command.
+pub(super) fn overrides(args: &TrainArgs) -> TrainOverrides {
+    TrainOverrides {
         method: args.method.clone(),
         lora_rank: args.lora_rank,
         lora_alpha: args.lora_alpha,
@@ -210,10 +242,7 @@ fn configuration(args: &TrainArgs, start: &Start) -> Result<TrainConfig> {
         device: args.devices.names().map(str::to_owned),
         n_gpu_layers: args.devices.n_gpu_layers(),
         ..args.saving.overrides(args.optim.overrides(args.held_out.overrides(TrainOverrides::default())))
-    })?;
-    config.refuse_unused(&given)?;
-    start.fill(&mut config);
-    config.resolve()
+    }
 }
 
 fn report_data(printer: &mut Printer, path: &Path, data: &Dataset) {

@@ -21,6 +21,7 @@ pub use dataset::{Dataset, EncodeOptions, Report, Sample};
 pub use encode::Encoder;
 pub use forms::Form;
 pub use jsonl::{read_all, Reader, LINE_BYTES_MAX};
+pub(crate) use order::below;
 pub use order::order;
 pub use rows::Rows;
 pub use sample::{Example, Message, Row, Text};

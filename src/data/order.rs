@@ -24,7 +24,7 @@ pub fn order(n: u32, seed: u64, epoch: u64) -> Vec<u32> {
 }
 
 /// Uniform in `0..bound`, by rejecting the remainder of the 32-bit range that `bound` does not divide.
-fn below(rng: &mut impl Rng, bound: u32) -> u32 {
+pub(crate) fn below(rng: &mut impl Rng, bound: u32) -> u32 {
     let reject_from = u32::MAX - (u32::MAX % bound + 1) % bound;
     loop {
         let draw = rng.next_u32();

@@ -3,8 +3,21 @@
 //! **In:** run directories. **Out:** `run.json`, tables, `report.html`. **Invariant:** equal runs give equal bytes; nothing
 //! that comes from a file reaches the page unescaped.
 
+mod charts;
+mod compare;
+mod html;
+mod page;
+mod plot;
 mod record;
+mod scale;
+mod table;
+mod view;
 
+pub use compare::{compare, Cell, CompareParams, Comparison, Group};
+pub use page::{page, write_page};
 pub use record::{
     config_record, file_hash, report_record, BaseRecord, BestRecord, DataRecord, FlopsRecord, ProgramRecord, RunRecord,
+    TaxRecord,
 };
+pub use table::TableFormat;
+pub use view::{RunView, SampleAnswer};

@@ -2,6 +2,7 @@
 //! number stands in it.
 
 use crate::error::{Error, Kind, Result};
+use crate::evaluate::TaxRow;
 use crate::gguf::write_atomically;
 use crate::train::{EvalReport, TrainConfig};
 use serde::{Deserialize, Serialize};
@@ -128,6 +129,30 @@ impl RunRecord {
             return Err(Error::new(Kind::Unsupported, message));
         }
         Ok(record)
+    }
+}
+
+/// `tax.json`: tasks before and after.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaxRecord {
+    /// Fingerprint of the base.
+    pub base: String,
+    /// One row per task and metric.
+    pub table: Vec<TaxRow>,
+}
+
+impl TaxRecord {
+    /// Writes the file.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+        write_atomically(path, (text + "\n").as_bytes())
+    }
+
+    /// Reads the file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read the table", &e))?;
+        serde_json::from_str(&text)
+            .map_err(|e| Error::new(Kind::Format, format!("{}: no table of an alignment tax: {e}", path.display())))
     }
 }
 

@@ -35,13 +35,13 @@ impl References {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
         let sequences: Vec<&Sequence> = rows.iter().flat_map(|&r| samples[r].sequences()).collect();
-        let mut totals = totals(policy, &sequences, max_tokens, progress)?.into_iter();
+        let mut totals = summed_log_probs(policy, &sequences, max_tokens, progress)?.into_iter();
         let own = |&r: &usize| (r, totals.by_ref().take(samples[r].sequences().count()).collect());
         let mut references = Self { rows: rows.iter().map(own).collect(), mismatched: BTreeMap::new() };
         if let Some(max_length) = mismatched_max_length {
             let pairs = rows.iter().map(|&r| mismatched(samples, r, max_length)).collect::<Result<Vec<_>>>()?;
             let mut after = |done| progress(sequences.len() + done);
-            let sums = self::totals(policy, &pairs.iter().collect::<Vec<_>>(), max_tokens, &mut after)?;
+            let sums = summed_log_probs(policy, &pairs.iter().collect::<Vec<_>>(), max_tokens, &mut after)?;
             references.mismatched = rows.iter().copied().zip(sums).collect();
         }
         Ok(references)
@@ -112,8 +112,8 @@ fn packs<'a, 'b>(sequences: &'b [&'a Sequence], max_tokens: usize) -> Vec<&'b [&
     packs
 }
 
-/// Summed log-probs of sequences, packed; `progress` is told the number done.
-pub(super) fn totals(
+/// Summed log-probs of the sequences' answers, packed; `progress` is told the number done.
+pub fn summed_log_probs(
     policy: &mut dyn Policy,
     sequences: &[&Sequence],
     max_tokens: usize,

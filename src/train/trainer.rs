@@ -2,7 +2,7 @@
 
 use super::config::{Method, TrainConfig};
 use super::course::Measured;
-use super::evaluate::{totals, References};
+use super::evaluate::{summed_log_probs, References};
 use super::objective::{baseline, mismatched, n_loss_tokens, row_loss, StepUnits, Tally};
 use super::policy::Policy;
 use crate::data::{order, Dataset, Sequence};
@@ -253,7 +253,7 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         let pair = |&r: &usize| mismatched(&self.data.samples, r, self.config.max_length);
         let pairs = rows.iter().map(pair).collect::<Result<Vec<_>>>()?;
         let pairs: Vec<&Sequence> = pairs.iter().collect();
-        let sums = totals(policy, &pairs, self.config.micro_batch_tokens, &mut |_| {})?;
+        let sums = summed_log_probs(policy, &pairs, self.config.micro_batch_tokens, &mut |_| {})?;
         let reference = rows.iter().map(|&r| self.references.of_mismatched(r)).collect::<Result<Vec<_>>>()?;
         Ok(baseline(&sums, &reference))
     }

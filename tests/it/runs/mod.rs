@@ -1,6 +1,9 @@
 //! What runs leave behind, by the real program: records, measurements on the way, comparisons, the page.
 
+mod grid;
 mod held_out;
+mod page;
+mod tasks;
 
 use crate::tiny;
 use quant::Type;
