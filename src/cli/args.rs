@@ -3,8 +3,8 @@
 use super::args_devices::{spelled_out, Devices};
 use super::args_held_out::HeldOutArgs;
 use super::args_optim::OptimArgs;
-use super::args_saving::SavingArgs;
 use super::args_runs::{CompareArgs, ReportArgs};
+use super::args_saving::SavingArgs;
 use super::args_task::TaskArgs;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;

@@ -134,6 +134,9 @@ pub(super) fn one(
         (Some(held_out), path) => Some(data_record(path.as_ref().unwrap_or(&args.data), held_out.data())?),
         (None, _) => None,
     };
+    devices::report(printer, &model, engine.tally());
+    drop(engine);
+    run_dir.write_lines("samples.jsonl", &samples(&model, &run_dir.adapter(), &prompts, config.threads)?)?;
     finish(&Finished {
         run_dir: &run_dir,
         config: &config,
@@ -147,14 +150,11 @@ pub(super) fn one(
         outcome: outcome.as_ref(),
         flops: steps.flops(),
     })?;
-    drop(engine);
-    run_dir.write_lines("samples.jsonl", &samples(&model, &run_dir.adapter(), &prompts, config.threads)?)?;
     let page = write_page(run_dir.path())?;
     if let (Some(held_out), Some(outcome)) = (&held_out, &outcome) {
         compare(printer, held_out.before(), &outcome.result.report);
         chosen(printer, &config, outcome, last.step);
     }
-    devices::report(printer, &model, engine.tally());
     serve(printer, &args.model, &run_dir);
     printer.data(&format!("report:  {}", page.display()));
     Ok(0)

@@ -88,13 +88,13 @@ mod tests {
     }
 
     /// 40 coins, 30 up and 10 down: the mean is 0.5, its standard error √(1 − 0.25)/√40 = 0.137, so the interval is near
-    /// 0.5 ± 0.268, and 0 is 3.65 errors away.
+    /// 0.5 ± 0.268, up to a step of 0.05 that means of coins have, and 0 is 3.65 errors away.
     #[test]
     fn the_interval_is_that_of_the_binomial() {
         let coins: Vec<f64> = (0..40).map(|i| if i % 4 == 0 { -1.0 } else { 1.0 }).collect();
         let found = paired_bootstrap(&coins, &[1.0; 40], 7).unwrap();
         assert_eq!(found.difference, 0.5);
-        assert!((found.low - 0.232).abs() < 0.03 && (found.high - 0.768).abs() < 0.03, "{found:?}");
+        assert!((found.low - 0.232).abs() < 0.05 && (found.high - 0.768).abs() < 0.05, "{found:?}");
         assert!(found.p < 0.003, "{found:?}");
         assert_eq!(paired_bootstrap(&coins, &[1.0; 40], 7).unwrap(), found);
         assert_ne!(paired_bootstrap(&coins, &[1.0; 40], 8).unwrap(), found);
