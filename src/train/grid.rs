@@ -42,6 +42,8 @@ impl Grid {
                 _ => return Err(bad(format!("grid.{key}: expected a list of values"))),
             }
         }
+        // A table's own order depends on how the parser was built; names of directories may not.
+        axes.sort_by(|a, b| a.0.cmp(&b.0));
         let n_cells = axes.iter().try_fold(1usize, |n, (_, values)| n.checked_mul(values.len()));
         if axes.is_empty() || n_cells.is_none_or(|n| n > CELLS_MAX) {
             return Err(bad(format!("grid: expected 1 to {CELLS_MAX} combinations")));
@@ -54,7 +56,7 @@ impl Grid {
         self.axes.iter().map(|(key, _)| key.as_str()).collect()
     }
 
-    /// All combinations, the last axis fastest.
+    /// All combinations, axes in the order of their names, the last one fastest.
     ///
     /// # Errors
     /// [`Kind::Argument`] for a key or a value that no configuration takes, and for two combinations of one name.
