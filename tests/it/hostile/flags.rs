@@ -166,6 +166,7 @@ fn every_flag_of_train_prints_its_default() {
         "--eval-data",
         "--overwrite",
         "--dry-run",
+        "--list-devices",
         "--load-best-model-at-end",
         "--resume",
         "--resume-inexact",
