@@ -23,6 +23,10 @@
  * reference). Strings go in as UTF-8 with a NUL at the end. Pointers must point to what their type says: that much cannot be
  * checked. Arrays are a pointer and a count; NULL only with the count 0.
  *
+ * Versions. Functions, fields and values are added and never changed under one soname; a program runs with every library of the
+ * same soname whose llama_align_abi() is not below its LLAMA_ALIGN_ABI. A status that a program does not know is an error if it
+ * is negative. ABI.md has the rest.
+ *
  * Threads. Each type says who may use it when. Callbacks run on the thread of the call that they belong to. Do not unload the
  * library.
  */

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the build needs and this machine lacks; where it may not, says what to do.
+# Installs what this machine lacks; where it may not, says what to do.
+# setup.sh: what the build needs; setup.sh test: and the tests; setup.sh test-full: and the slow ones.
 set -eu
 
 missing=""
@@ -9,6 +10,19 @@ need() { # need COMMAND PACKAGE
 need c++ g++
 need make make
 need cmake cmake
+case ${1:-build} in
+build) ;;
+test) need pkg-config pkg-config ;;
+test-full)
+    need pkg-config pkg-config
+    need valgrind valgrind
+    need clang++ clang
+    ;;
+*)
+    echo "setup.sh: \"$1\" is neither test nor test-full" >&2
+    exit 2
+    ;;
+esac
 # bindgen loads libclang and needs the headers that come with clang.
 libclang() {
     for lib in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib*/libclang*.so* /usr/lib/*/libclang*.so* /usr/local/lib/libclang*.so*; do
@@ -31,18 +45,18 @@ if ! command -v cargo >/dev/null 2>&1; then
 fi
 [ -z "$missing" ] && exit 0
 
-advise() {
-    echo "The build needs:$missing." >&2
-    echo "  Debian, Ubuntu: apt-get install g++ make cmake libclang-dev" >&2
-    echo "  Fedora:         dnf install gcc-c++ make cmake clang-devel" >&2
-    echo "  Arch:           pacman -S gcc make cmake clang" >&2
-    echo "  macOS:          xcode-select --install, and cmake from Homebrew" >&2
+advise() { # advise GOAL
+    echo "The ${1:-build} needs:$missing." >&2
+    echo "  Debian, Ubuntu: apt-get install g++ make cmake libclang-dev pkg-config; for test-full valgrind clang" >&2
+    echo "  Fedora:         dnf install gcc-c++ make cmake clang-devel pkgconf-pkg-config; valgrind clang" >&2
+    echo "  Arch:           pacman -S gcc make cmake clang pkgconf; valgrind" >&2
+    echo "  macOS:          xcode-select --install, and cmake and pkgconf from Homebrew" >&2
     exit 1
 }
-command -v apt-get >/dev/null 2>&1 || advise
+command -v apt-get >/dev/null 2>&1 || advise "$@"
 as_root=""
 if [ "$(id -u)" != 0 ]; then
-    sudo -n true 2>/dev/null && as_root="sudo" || advise
+    sudo -n true 2>/dev/null && as_root="sudo" || advise "$@"
 fi
 echo "installing:$missing" >&2
 $as_root apt-get update -qq >/dev/null || true
@@ -57,4 +71,4 @@ for name in $missing; do
     esac
 done
 # shellcheck disable=SC2086  # a list of words
-DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $packages >/dev/null || advise
+DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $packages >/dev/null || advise "$@"

@@ -13,6 +13,8 @@ use std::process::{Command, Output};
 pub(super) struct Built {
     pub(super) world: World,
     library: PathBuf,
+    /// The compiler's flags beside the usual ones.
+    flags: &'static [&'static str],
 }
 
 /// The shared library that Cargo made for these tests. It is left in `deps`; what lies beside the program may be older.
@@ -50,21 +52,35 @@ impl Built {
         for name in ["libllama_align.so", "libllama_align.so.0"] {
             std::os::unix::fs::symlink(&library, world.file(name)).unwrap();
         }
-        Self { world, library }
+        Self { world, library, flags: &[] }
     }
 
-    fn compile(&self, compiler: &str, standard: &str, source: &str) -> PathBuf {
-        let program = self.world.file(source.split('.').next().unwrap());
+    /// With gcc's sanitizers in the programs.
+    pub(super) fn sanitized() -> Self {
+        Self { flags: &["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"], ..Self::new() }
+    }
+
+    pub(super) fn write(&self, name: &str, source: &str) -> PathBuf {
+        fs::write(self.world.file(name), source).unwrap();
+        self.world.file(name)
+    }
+
+    pub(super) fn compile(&self, compiler: &str, standard: &str, source: &str) -> PathBuf {
+        self.compile_file(compiler, standard, &root().join("c_examples").join(source))
+    }
+
+    pub(super) fn compile_file(&self, compiler: &str, standard: &str, source: &Path) -> PathBuf {
+        let program = self.world.file(source.file_stem().unwrap().to_str().unwrap());
         let mut command = Command::new(compiler);
         command.args([&format!("-std={standard}"), "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic"]);
-        command.arg("-I").arg(root().join("include")).arg(root().join("c_examples").join(source));
+        command.args(self.flags).arg("-I").arg(root().join("include")).arg(source);
         command.arg("-L").arg(self.world.directory.path()).arg("-lllama_align").arg("-o").arg(&program);
         let ran = command.output().unwrap();
-        assert!(ran.status.success() && ran.stderr.is_empty(), "{source}: {}", text(&ran.stderr));
+        assert!(ran.status.success() && ran.stderr.is_empty(), "{}: {}", source.display(), text(&ran.stderr));
         program
     }
 
-    fn run(&self, program: &Path, arguments: &[&str]) -> Output {
+    pub(super) fn run(&self, program: &Path, arguments: &[&str]) -> Output {
         let directory = self.world.directory.path();
         let mut command = Command::new(program);
         command.args(arguments).current_dir(directory).env("LD_LIBRARY_PATH", directory);
@@ -83,45 +99,48 @@ impl Built {
         gguf::validate_adapter(&file).unwrap();
         assert_eq!(file.get("llama_align.method").and_then(gguf::Value::as_str), Some(method));
     }
+
+    /// Compiles and runs each example that has no llama.cpp of its own.
+    pub(super) fn every_example(&self) {
+        assert!(has("gcc") && has("g++"), "there is no compiler for the examples");
+        let inspect = self.compile("gcc", "c99", "01_inspect.c");
+        let said = self.prints(&inspect, &["model.gguf"]);
+        assert!(said.contains("llama: 2 blocks") && said.contains("differ from llama.cpp's by 0"), "{said}");
+        let refused = self.run(&inspect, &["missing.gguf"]);
+        assert!(
+            refused.status.code() == Some(1) && text(&refused.stderr).starts_with("missing: missing.gguf"),
+            "{refused:?}"
+        );
+
+        let sft = self.compile("gcc", "c11", "02_sft.c");
+        self.prints(&sft, &["model.gguf", "sft.gguf"]);
+        self.adapter("sft.gguf", "sft");
+
+        let dpo = self.compile("gcc", "c11", "03_dpo.c");
+        let said = self.prints(&dpo, &["model.gguf", "rows.jsonl", "dpo.gguf"]);
+        assert!(said.contains("reference 12/12") && said.contains("step 8/8"), "{said}");
+        assert!(said.contains(&format!("ok: 100% of {} pairs preferred", PAIRS.len())), "{said}");
+        self.adapter("dpo.gguf", "dpo");
+        let said = self.prints(&dpo, &["model.gguf", "rows.jsonl", "early.gguf", "-1"]);
+        assert!(said.contains("step 1/8") && !said.contains("step 2/8") && said.contains("cancelled: "), "{said}");
+
+        for standard in ["c++11", "c++20"] {
+            let raii = self.compile("g++", standard, "04_raii.cpp");
+            let said = self.prints(&raii, &["model.gguf", "kto.gguf"]);
+            assert!(said.contains("step 4 loss") && said.contains("2 rows"), "{said}");
+            self.adapter("kto.gguf", "kto");
+        }
+        let merge = self.compile("gcc", "c99", "07_merge.c");
+        let said = self.prints(&merge, &["model.gguf", "sft.gguf", "dpo.gguf", "sum.gguf", "out.gguf"]);
+        assert!(said.contains("rank 16 keeps ") && said.contains(" raised: "), "{said}");
+        self.adapter("sum.gguf", "truncate");
+        gguf::validate_model(&gguf::File::open(&self.world.file("out.gguf")).unwrap()).unwrap();
+    }
 }
 
 #[test]
 fn every_example_compiles_without_a_warning_and_runs() {
-    let built = Built::new();
-    assert!(has("gcc") && has("g++"), "there is no compiler for the examples");
-    let inspect = built.compile("gcc", "c99", "01_inspect.c");
-    let said = built.prints(&inspect, &["model.gguf"]);
-    assert!(said.contains("llama: 2 blocks") && said.contains("differ from llama.cpp's by 0"), "{said}");
-    let refused = built.run(&inspect, &["missing.gguf"]);
-    assert!(
-        refused.status.code() == Some(1) && text(&refused.stderr).starts_with("missing: missing.gguf"),
-        "{refused:?}"
-    );
-
-    let sft = built.compile("gcc", "c11", "02_sft.c");
-    built.prints(&sft, &["model.gguf", "sft.gguf"]);
-    built.adapter("sft.gguf", "sft");
-
-    let dpo = built.compile("gcc", "c11", "03_dpo.c");
-    let said = built.prints(&dpo, &["model.gguf", "rows.jsonl", "dpo.gguf"]);
-    assert!(said.contains("reference 12/12") && said.contains("step 8/8"), "{said}");
-    assert!(said.contains(&format!("ok: 100% of {} pairs preferred", PAIRS.len())), "{said}");
-    built.adapter("dpo.gguf", "dpo");
-    let said = built.prints(&dpo, &["model.gguf", "rows.jsonl", "early.gguf", "-1"]);
-    assert!(said.contains("step 1/8") && !said.contains("step 2/8") && said.contains("cancelled: "), "{said}");
-
-    for standard in ["c++11", "c++20"] {
-        let raii = built.compile("g++", standard, "04_raii.cpp");
-        let said = built.prints(&raii, &["model.gguf", "kto.gguf"]);
-        assert!(said.contains("step 4 loss") && said.contains("2 rows"), "{said}");
-        built.adapter("kto.gguf", "kto");
-    }
-    let merge = built.compile("gcc", "c99", "07_merge.c");
-    let said = built.prints(&merge, &["model.gguf", "sft.gguf", "dpo.gguf", "sum.gguf", "out.gguf"]);
-    assert!(said.contains("rank 16 keeps ") && said.contains(" raised: "), "{said}");
-    built.adapter("sum.gguf", "truncate");
-    gguf::validate_model(&gguf::File::open(&built.world.file("out.gguf")).unwrap()).unwrap();
-
+    Built::new().every_example();
     // 05 and 06 have a llama.cpp of their own: see `host`.
     let sources = fs::read_dir(root().join("c_examples")).unwrap().map(|e| e.unwrap().path());
     let n = sources.filter(|p| p.extension().is_some_and(|e| e == "c" || e == "cpp")).count();

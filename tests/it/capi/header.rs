@@ -1,5 +1,6 @@
 //! `include/llama-align.h` is what the sources say, and every compiler takes it without a word.
 
+use super::host::llama_cpp;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -227,22 +228,33 @@ fn structs_are_laid_out_alike_everywhere() {
     }
 }
 
-/// Compiles a file that includes both headers where the language allows it.
+/// A program for each header that C has, and the one that only C++ has.
+const PROBES: [(&str, &str); 4] = [
+    ("llama-align.h", "return (int)llama_align_abi() - 1;"),
+    ("llama-align-dl.h", "llama_align_api api; return llama_align_api_load(&api, NULL) != NULL;"),
+    (
+        "llama-align-host.h",
+        "llama_align_host host; llama_align_host_fill(&host); return host.abi != LLAMA_ALIGN_HOST_ABI;",
+    ),
+    ("llama-align.hpp", "return static_cast<int>(llama_align_abi()) - 1;"),
+];
+
+/// Compiles a program for every header that the language has.
 fn compiles(compiler: &str, language: &str, standard: &str, dir: &Path) {
-    let (file, text) = match language {
-        "c" => ("probe.c", "#include \"llama-align.h\"\nint main(void) { return (int)llama_align_abi() - 1; }\n"),
-        _ => (
-            "probe.cpp",
-            "#include \"llama-align.hpp\"\nint main() { return static_cast<int>(llama_align_abi()) - 1; }\n",
-        ),
-    };
-    fs::write(dir.join(file), text).unwrap();
-    let mut command = Command::new(compiler);
-    command.args([&format!("-std={standard}"), "-x", language, "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]);
-    command.args(["-pedantic", "-Wconversion", "-Wshadow"]);
-    command.arg("-I").arg(root().join("include"));
-    let ran = command.arg(dir.join(file)).output().unwrap();
-    assert!(ran.status.success(), "{compiler} {standard}: {}", String::from_utf8_lossy(&ran.stderr));
+    for (header, body) in PROBES {
+        if language == "c" && header.ends_with("hpp") {
+            continue;
+        }
+        let file = dir.join("probe");
+        fs::write(&file, format!("#include \"{header}\"\nint main(void) {{ {body} }}\n")).unwrap();
+        let mut command = Command::new(compiler);
+        command.args([&format!("-std={standard}"), "-x", language, "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]);
+        command.args(["-pedantic", "-Wconversion", "-Wshadow"]);
+        // Only llama.cpp's headers are somebody else's.
+        command.arg("-I").arg(root().join("include")).arg("-isystem").arg(llama_cpp().join("include"));
+        let ran = command.arg(&file).output().unwrap();
+        assert!(ran.status.success(), "{compiler} {standard} {header}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
 }
 
 pub(super) fn has(compiler: &str) -> bool {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Where the build of llama.cpp left its headers and static libraries.
-fn llama_cpp() -> PathBuf {
+pub(super) fn llama_cpp() -> PathBuf {
     let build = Path::new(env!("CARGO_BIN_EXE_llama-align")).parent().unwrap().join("build");
     let folders = std::fs::read_dir(&build).unwrap().map(|e| e.unwrap().path().join("out"));
     let mut found: Vec<_> = folders.filter(|out| out.join("lib/libllama.a").is_file()).collect();

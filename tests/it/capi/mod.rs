@@ -1,11 +1,14 @@
 //! The C interface as a C program uses it: through its `extern "C"` functions, its header, its examples and its library.
 
+mod abi;
 mod arena;
 mod behaviour;
 mod calls;
 mod examples;
 mod header;
 mod host;
+mod memory;
 mod misuse;
+mod packaging;
 mod table;
 mod world;
