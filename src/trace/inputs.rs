@@ -1,11 +1,9 @@
 //! What each input of the graph means, told by its content: names are not unique (specs: tracing, 1.5 and 1.6).
 
 use super::Capture;
-use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, MaskRule};
 use crate::runtime::{RawKind, RawNode};
 use quant::Type;
-use std::collections::BTreeMap;
 
 /// The meaning of an input.
 #[derive(Clone, Debug)]
@@ -32,30 +30,21 @@ fn floats(node: &RawNode, data: &[u8]) -> Vec<f32> {
     out
 }
 
-/// Classifies every input and state of the capture at the first token count. `probe` starts at position 0 and is longer
-/// than any sliding window.
-pub(super) fn classify(fit: &Capture, probe: &Capture, architecture: &str) -> Result<BTreeMap<usize, Meaning>> {
-    let mut meanings = BTreeMap::new();
-    for (i, node) in fit.nodes.iter().enumerate() {
-        let meaning = match &node.kind {
-            RawKind::Input(data) => match node.ty {
-                Type::I64 => Some(Meaning::CacheIndex),
-                Type::I32 => integers(fit, &ints(data)),
-                Type::F32 | Type::F16 => reals(fit, probe, i, data),
-                _ => None,
-            },
-            RawKind::State => Some(Meaning::State),
-            RawKind::Node(_) | RawKind::Weight(_) => continue,
-        };
-        if let Some(meaning) = meaning {
-            meanings.insert(i, meaning);
-        }
+/// What input or state `i` of the capture at the first token count means. `probe` starts at position 0 and is longer than any
+/// sliding window. Only what the logits depend on may be asked for: a graph has branches that a batch of tokens does not take,
+/// and nobody fills in their inputs.
+pub(super) fn meaning(fit: &Capture, probe: &Capture, i: usize) -> Option<Meaning> {
+    let node = &fit.nodes[i];
+    match &node.kind {
+        RawKind::Input(data) => match node.ty {
+            Type::I64 => Some(Meaning::CacheIndex),
+            Type::I32 => integers(fit, &ints(data)),
+            Type::F32 | Type::F16 => reals(fit, probe, i, data),
+            _ => None,
+        },
+        RawKind::State => Some(Meaning::State),
+        RawKind::Node(_) | RawKind::Weight(_) => None,
     }
-    if meanings.is_empty() {
-        let message = format!("architecture {architecture}: its graph has no inputs that can be recognised");
-        return Err(Error::new(Kind::Unsupported, message));
-    }
-    Ok(meanings)
 }
 
 fn integers(fit: &Capture, data: &[i32]) -> Option<Meaning> {

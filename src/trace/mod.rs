@@ -95,8 +95,7 @@ pub fn trace(model: &Arc<Model>) -> Result<Trace> {
         .iter()
         .rposition(|n| n.ne == [model.n_vocab() as i64, T_FIT[0] as i64, 1, 1])
         .ok_or_else(|| refuse("its graph ends without logits for every token"))?;
-    let leaves = inputs::classify(&fit[0], probe.as_ref().unwrap_or(&verify), &model.architecture())?;
-    rewrite::emit(model, &fit[0], &sizes, &leaves, logits)
+    rewrite::emit(model, &fit[0], probe.as_ref().unwrap_or(&verify), &sizes, logits)
 }
 
 impl Trace {

@@ -1,20 +1,21 @@
 //! From captured tensors to a program: the cache goes, views are normalised, everything else is copied.
 
-use super::inputs::Meaning;
+use super::inputs::{self, Meaning};
 use super::unify::Size;
 use super::{Capture, Trace};
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, Op, Program, Sym, Value, ValueId, ValueKind, WeightId, WeightInfo};
 use crate::runtime::{Model, RawKind, RawNode, WeightData};
 use quant::Type;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 struct Emitter<'a> {
     model: &'a Model,
     capture: &'a Capture,
     sizes: &'a [Option<Size>],
-    meanings: &'a BTreeMap<usize, Meaning>,
+    /// Longer than any sliding window: masks and tables are read there.
+    probe: &'a Capture,
     /// What the one `SET_ROWS` of each cache tensor wrote.
     writers: HashMap<usize, usize>,
     program: Program,
@@ -26,8 +27,8 @@ struct Emitter<'a> {
 pub(super) fn emit(
     model: &Model,
     capture: &Capture,
+    probe: &Capture,
     sizes: &[Option<Size>],
-    meanings: &BTreeMap<usize, Meaning>,
     logits: usize,
 ) -> Result<Trace> {
     let names = model.runtime().names();
@@ -39,7 +40,7 @@ pub(super) fn emit(
         .collect();
     let program = Program { architecture: model.architecture(), ..Program::default() };
     let (weights, done) = (Vec::new(), HashMap::new());
-    let mut emitter = Emitter { model, capture, sizes, meanings, writers, program, weights, done };
+    let mut emitter = Emitter { model, capture, sizes, probe, writers, program, weights, done };
     let logits = emitter.value(logits)?;
     Ok(Trace { program: emitter.program, weights: emitter.weights, logits })
 }
@@ -90,8 +91,8 @@ impl Emitter<'_> {
     }
 
     fn input(&mut self, i: usize) -> Result<ValueId> {
-        let leaf = match self.meanings.get(&i) {
-            Some(Meaning::Leaf(leaf)) => leaf.clone(),
+        let leaf = match inputs::meaning(self.capture, self.probe, i) {
+            Some(Meaning::Leaf(leaf)) => leaf,
             Some(Meaning::State) => {
                 return Err(self.refuse(i, "state carried between tokens outside attention has no rule"))
             }
@@ -149,7 +150,7 @@ impl Emitter<'_> {
 
     fn reads_output_rows(&self, node: &RawNode) -> bool {
         let index = node.src.get(1).copied().flatten();
-        index.is_some_and(|s| matches!(self.meanings.get(&s), Some(Meaning::OutputRows)))
+        index.is_some_and(|s| matches!(inputs::meaning(self.capture, self.probe, s), Some(Meaning::OutputRows)))
     }
 
     fn source(&mut self, i: usize, node: &RawNode, k: usize) -> Result<ValueId> {

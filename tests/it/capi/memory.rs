@@ -29,7 +29,7 @@ fn again(under: &[&str], arguments: &[&str], lie: &str) -> Output {
 fn a_lie_about_an_error_object() {
     let lie = std::env::var("LLAMA_ALIGN_LIE").unwrap_or_default();
     let (words, offset) = match lie.as_str() {
-        "size" => (8, 0),
+        "size" => (4, 0),
         "alignment" => (1024, 2),
         _ => return,
     };
@@ -87,7 +87,7 @@ const CARELESS: &str = r#"
 
 int main(int argc, char ** argv) {
     if (argv[1][0] == 's') {
-        llama_align_error * err = malloc(32);
+        llama_align_error * err = malloc(16);
         size_t n;
         err->struct_size = sizeof *err;
         return llama_align_dataset_count(NULL, &n, err) == LLAMA_ALIGN_OK;
