@@ -92,7 +92,9 @@ int main(int argc, char ** argv) {
         err->struct_size = sizeof *err;
         return llama_align_dataset_count(NULL, &n, err) == LLAMA_ALIGN_OK;
     }
-    return INT_MAX + argc > 0;
+    volatile int most = INT_MAX;
+    most = most + argc;
+    return most > 0;
 }
 "#;
 
@@ -102,7 +104,8 @@ fn gccs_sanitizers_find_nothing_in_the_examples() {
     let built = Built::sanitized();
     let source = built.write("careless.c", CARELESS);
     let careless = built.compile_file("gcc", "c99", &source);
-    noticed(&built.run(&careless, &["size"]), "AddressSanitizer: heap-buffer-overflow");
+    // The library itself is not instrumented here: what overflows is found at the next free, or in a call of libc.
+    noticed(&built.run(&careless, &["size"]), "ERROR: AddressSanitizer: ");
     noticed(&built.run(&careless, &["integer"]), "runtime error: signed integer overflow");
     let inspect = built.compile("gcc", "c99", "01_inspect.c");
     for symbol in ["__asan_init", "__ubsan_handle"] {
