@@ -5,6 +5,7 @@ mod bench;
 mod bench_command;
 mod capi;
 mod check_models;
+mod devices;
 mod golden;
 mod gradients;
 mod graph;
