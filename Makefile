@@ -56,10 +56,16 @@ test: setup-test lint plugin
 # The library with AddressSanitizer in it.
 ASAN := $(abspath $(or $(CARGO_TARGET_DIR),target)/asan)
 
-# Slower: a ten times longer run of malformed files through the program, under a limit on memory; and the C interface, every misuse of
-# it and its examples, watched by AddressSanitizer, by Rust's checks of unsafe code, by valgrind and by gcc's sanitizers.
+# Slower: a ten times longer run of malformed files through the program, under a limit on memory; training inside prebuilt
+# runtimes of others, which are downloaded; and the C interface, every misuse of it and its examples, watched by
+# AddressSanitizer, by Rust's checks of unsafe code, by valgrind and by gcc's sanitizers.
 test-full: setup-test-full test
 	ulimit -v 12000000; LLAMA_ALIGN_FUZZ=10 $(CARGO) test --release --test it -- hostile::fuzz
+	@if model=$$(sh demo/fetch.sh); then \
+		sh tests/hosts/run.sh $(PLUGIN)/release/libllama_align.so "$$model"; \
+	else \
+		echo "SmolLM2 cannot be fetched here: prebuilt hosts were NOT run"; \
+	fi
 	@echo "== the C examples with gcc's AddressSanitizer and UndefinedBehaviorSanitizer in them"
 	$(CARGO) test --release --test it -- --ignored --nocapture capi::memory::gcc
 	@echo "== every misuse of the C interface under valgrind"

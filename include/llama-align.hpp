@@ -102,6 +102,20 @@ public:
         handle_.reset(out);
     }
 
+    // The one that this process has loaded, without its headers.
+    static runtime from_process() {
+        llama_align_runtime * out = nullptr;
+        detail::check([&](llama_align_error * err) { return llama_align_runtime_from_process(&out, err); });
+        return runtime(out);
+    }
+
+    // The one of a shared library, or of a directory with one libllama, without its headers.
+    static runtime from_library(const std::string & path) {
+        llama_align_runtime * out = nullptr;
+        detail::check([&](llama_align_error * err) { return llama_align_runtime_from_library(path.c_str(), &out, err); });
+        return runtime(out);
+    }
+
     llama_align_runtime_info describe() const {
         auto out = detail::sized<llama_align_runtime_info>();
         detail::check([&](llama_align_error * err) { return llama_align_runtime_describe(get(), &out, err); });
@@ -117,6 +131,8 @@ public:
     llama_align_runtime * get() const noexcept { return handle_.get(); }
 
 private:
+    explicit runtime(llama_align_runtime * handle) : handle_(handle) {}
+
     detail::owner<llama_align_runtime, llama_align_runtime_free> handle_;
 };
 

@@ -1,9 +1,9 @@
 """A Python process whose module has loaded a llama.cpp: llama-align finds it and trains the open model, through ctypes.
 
-    python3 host.py llama_cpp|xllamacpp libllama_align.so model.gguf adapter.gguf
+    python3 host.py libllama_align.so model.gguf adapter.gguf
 
-`llama_cpp` (llama-cpp-python) opens the model and applies the adapter by its own API, with its own defaults. `xllamacpp` has no
-Python object for a model: the functions that its module exports are called as from C.
+The host is xllamacpp. It has no Python object for a model: the functions that its module exports are called as from C, with their
+own defaults.
 """
 
 import ctypes as c
@@ -132,24 +132,6 @@ def train(align, model, method, steps, adapter):
     align.free("dataset", data)
 
 
-class LlamaCpp:
-    """llama-cpp-python, by its own API."""
-
-    def __init__(self, path):
-        import llama_cpp
-
-        self.module, self.path = llama_cpp, path
-        self.llama = llama_cpp.Llama(path, n_threads=1, n_threads_batch=1, verbose=False)
-        self.name = f"llama-cpp-python {llama_cpp.__version__}"
-        self.model = c.cast(self.llama._model.model, c.c_void_p).value
-
-    def answer(self, prompt):
-        return self.llama(prompt, max_tokens=12, temperature=0)["choices"][0]["text"]
-
-    def adapt(self, adapter):
-        self.llama = self.module.Llama(self.path, lora_path=adapter, n_threads=1, n_threads_batch=1, verbose=False)
-
-
 class XLlamaCpp:
     """xllamacpp: the llama.cpp inside its module, called as from C without its headers."""
 
@@ -220,8 +202,8 @@ class XLlamaCpp:
 
 
 def main():
-    module, library, path, adapter_path = sys.argv[1:]
-    host = {"llama_cpp": LlamaCpp, "xllamacpp": XLlamaCpp}[module](path)
+    library, path, adapter_path = sys.argv[1:]
+    host = XLlamaCpp(path)
     print(f"host: {host.name}")
     before = host.answer("The sky is")
     print("before:", before.replace("\n", " "))

@@ -67,19 +67,11 @@ done
 for version in 2026.10.11549 2026.9.11063 2026.8.10566 2026.8.10229; do
     name="Python, xllamacpp $version"
     if package=$(pip_package xllamacpp "$version" --no-deps --only-binary :all:); then
-        run "$name" env PYTHONPATH="$package" python3 "$here/host.py" xllamacpp "$align" "$model" "$work/x.gguf"
+        run "$name" env PYTHONPATH="$package" python3 "$here/host.py" "$align" "$model" "$work/x.gguf"
     else
         missing "$name" "the wheel cannot be had"
     fi
 done
-
-# Python and llama-cpp-python, which pip builds here: minutes, the first time.
-export CMAKE_BUILD_PARALLEL_LEVEL="$threads" CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF"
-if package=$(pip_package llama-cpp-python 0.3.36); then
-    run "Python, llama-cpp-python 0.3.36" env PYTHONPATH="$package" python3 "$here/host.py" llama_cpp "$align" "$model" "$work/l.gguf"
-else
-    missing "Python, llama-cpp-python 0.3.36" "pip cannot build it"
-fi
 
 if [ -n "$failed" ]; then
     echo "FAILED:$failed"

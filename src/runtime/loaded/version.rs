@@ -50,6 +50,8 @@ const UNARY: &[&str] = &[
 
 const GLU: &[&str] = &["REGLU", "GEGLU", "SWIGLU", "SWIGLU_OAI", "GEGLU_ERF", "GEGLU_QUICK", "SWIGLU_CLAMP"];
 
+const GLU_BEFORE_CLAMP: &[&str] = &["REGLU", "GEGLU", "SWIGLU", "SWIGLU_OAI", "GEGLU_ERF", "GEGLU_QUICK"];
+
 /// All that is known, newest first.
 pub(super) const KNOWN: &[Version] = &[
     // llama.cpp 0.6.0-dev with a cache of experts (b11549).
@@ -57,16 +59,21 @@ pub(super) const KNOWN: &[Version] = &[
     // llama.cpp 0.4.0-dev to 0.6.0-dev.
     known([0, 23, 0], [0, 26, 0]),
     // llama.cpp 0.2.0-dev (b10566): no lazy reading yet.
-    Version { model: model_without_lazy_mode, ..known([0, 21, 0], [0, 21, 0]) },
+    Version { model: model_without_lazy_mode, ..known_before_clamp([0, 21, 0]) },
     // b10361: mapped by default.
-    Version { model: model_that_maps, ..known([0, 19, 0], [0, 19, 0]) },
+    Version { model: model_that_maps, ..known_before_clamp([0, 19, 0]) },
     // b10229
-    Version { model: model_that_maps, context: context_of_all_outputs, ..known([0, 18, 0], [0, 18, 0]) },
+    Version { model: model_that_maps, context: context_of_all_outputs, ..known_before_clamp([0, 18, 0]) },
 ];
 
 /// The releases from `first` to `last` if they are like ggml 0.26.
 const fn known(first: [u32; 3], last: [u32; 3]) -> Version {
     Version { ggml: [first, last], n_ops: 101, unary: UNARY, glu: GLU, n_types: 43, model, context }
+}
+
+/// One release before SWIGLU_CLAMP.
+const fn known_before_clamp(release: [u32; 3]) -> Version {
+    Version { glu: GLU_BEFORE_CLAMP, ..known(release, release) }
 }
 
 fn model() -> Vec<Field> {
