@@ -140,7 +140,8 @@ struct llama_align_host {
     llama_token (*sample)(struct llama_sampler * sampler, struct llama_context * ctx, int32_t i);
     size_t (*last_log)(char * buf, size_t bytes);
 
-    size_t (*quantize)(enum ggml_type type, const float * src, void * dst, int64_t n_rows, int64_t n_per_row);
+    size_t (*quantize)(enum ggml_type type, const float * src, void * dst, int64_t n_rows, int64_t n_per_row,
+                       const float * imatrix);
     bool (*sched_alloc)(ggml_backend_sched_t sched, struct ggml_cgraph * graph);
     enum ggml_status (*sched_compute)(ggml_backend_sched_t sched, struct ggml_cgraph * graph);
     struct llama_model * (*model_load)(const char * path, const struct llama_align_host_model * spec);
@@ -230,8 +231,8 @@ static size_t llama_align_host_last_log(char * buf, size_t bytes) {
 }
 
 static size_t llama_align_host_quantize(enum ggml_type type, const float * src, void * dst, int64_t n_rows,
-                                        int64_t n_per_row) {
-    return ggml_quantize_chunk(type, src, dst, 0, n_rows, n_per_row, NULL);
+                                        int64_t n_per_row, const float * imatrix) {
+    return ggml_quantize_chunk(type, src, dst, 0, n_rows, n_per_row, imatrix);
 }
 
 static ggml_backend_dev_t llama_align_host_buffer_device(ggml_backend_buffer_t buffer) {

@@ -1,4 +1,4 @@
-//! Four-bit formats with a table of values: IQ4_NL, IQ4_XS, MXFP4.
+//! Four-bit formats with a table of values: IQ4_NL, IQ4_XS, MXFP4, NVFP4.
 
 use super::scale;
 
@@ -7,10 +7,11 @@ const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 3
 /// Twice the values of E2M1.
 const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
+/// Low nibbles first, then the high ones of the same bytes.
 fn halves(qs: &[u8], d: f32, table: &[i8; 16], out: &mut [f32]) {
     for (j, &byte) in qs.iter().enumerate() {
         out[j] = d * f32::from(table[usize::from(byte & 0xf)]);
-        out[j + 16] = d * f32::from(table[usize::from(byte >> 4)]);
+        out[j + qs.len()] = d * f32::from(table[usize::from(byte >> 4)]);
     }
 }
 
@@ -37,4 +38,21 @@ pub(super) fn decode_mxfp4(b: &[u8], out: &mut [f32]) {
         e => f32::from_bits((u32::from(e) - 1) << 23),
     };
     halves(&b[1..17], d, &E2M1, out);
+}
+
+/// Half the value of an unsigned E4M3 number; 0x7f counts as 0, the eighth bit not at all.
+fn half_e4m3(byte: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 0xf), f32::from(byte & 7));
+    match (byte, exponent) {
+        (0x7f, _) => 0.0,
+        (_, 0) => mantissa * 2f32.powi(-10),
+        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 8),
+    }
+}
+
+/// Four E4M3 scales, 32 bytes of E2M1 nibbles; four groups of 16, halved as MXFP4.
+pub(super) fn decode_nvfp4(b: &[u8], out: &mut [f32]) {
+    for (j, group) in out.chunks_exact_mut(16).enumerate() {
+        halves(&b[4 + 8 * j..12 + 8 * j], half_e4m3(b[j]), &E2M1, group);
+    }
 }

@@ -81,3 +81,11 @@ pub(super) fn decode_q6(b: &[u8], out: &mut [f32]) {
         *o = d * sc * q as f32;
     }
 }
+
+/// d in F32, 256 signed bytes, sums of 16 of them (for products of blocks); value = d·q.
+pub(super) fn decode_q8(b: &[u8], out: &mut [f32]) {
+    let d = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    for (o, &q) in out.iter_mut().zip(&b[4..260]) {
+        *o = d * f32::from(q as i8);
+    }
+}

@@ -1,4 +1,4 @@
-//! The formats of 32 values: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0.
+//! The formats of 32 values: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1.
 //!
 //! Nibble `j` of a block (`j < 16`) is the low half of byte `j` and stands for value `j`; the high half for value `j + 16`.
 
@@ -53,6 +53,14 @@ pub(super) fn decode_q5_1(b: &[u8], out: &mut [f32]) {
 pub(super) fn decode_q8_0(b: &[u8], out: &mut [f32]) {
     let d = scale(b);
     for (o, &q) in out.iter_mut().zip(&b[2..34]) {
+        *o = f32::from(q as i8) * d;
+    }
+}
+
+/// d, the sum of the values (for products of blocks), then 32 signed bytes; value = q·d.
+pub(super) fn decode_q8_1(b: &[u8], out: &mut [f32]) {
+    let d = scale(b);
+    for (o, &q) in out.iter_mut().zip(&b[4..36]) {
         *o = f32::from(q as i8) * d;
     }
 }

@@ -1,9 +1,12 @@
-//! Block formats of ggml tensors seen from training: their sizes, and decoders and encoders in safe, readable Rust.
+//! The block formats of ggml: their sizes, decoders of all of them, and some encoders, in safe, readable Rust.
 //!
 //! These are oracles, not kernels: a run decodes with ggml's own `to_float`, and a test holds that against this crate.
 
 #![forbid(unsafe_code)]
 
+mod books;
+mod few;
+mod iq;
 mod iq4;
 mod k;
 mod legacy;
@@ -53,7 +56,7 @@ fn check(ty: Type, bytes: usize, values: usize) -> Result<(), Error> {
 /// Decodes whole blocks to F32, in ggml's order of operations.
 ///
 /// # Errors
-/// If sizes do not fit, or the type has no decoder here (the code-book types IQ1, IQ2, IQ3 and a few rare ones).
+/// If sizes do not fit, or the type holds integers or F64.
 pub fn dequantize_row(ty: Type, src: &[u8], dst: &mut [f32]) -> Result<(), Error> {
     check(ty, src.len(), dst.len())?;
     let blocks = src.chunks_exact(ty.block_bytes()).zip(dst.chunks_exact_mut(ty.block_len()));
@@ -67,15 +70,29 @@ pub fn dequantize_row(ty: Type, src: &[u8], dst: &mut [f32]) -> Result<(), Error
         Type::Q5_0 => each(legacy::decode_q5_0),
         Type::Q5_1 => each(legacy::decode_q5_1),
         Type::Q8_0 => each(legacy::decode_q8_0),
+        Type::Q8_1 => each(legacy::decode_q8_1),
         Type::Q2_K => each(k::decode_q2),
         Type::Q3_K => each(k::decode_q3),
         Type::Q4_K => each(k::decode_q4),
         Type::Q5_K => each(k::decode_q5),
         Type::Q6_K => each(k::decode_q6),
+        Type::Q8_K => each(k::decode_q8),
+        Type::IQ1_S => each(iq::decode_iq1_s),
+        Type::IQ1_M => each(iq::decode_iq1_m),
+        Type::IQ2_XXS => each(iq::decode_iq2_xxs),
+        Type::IQ2_XS => each(iq::decode_iq2_xs),
+        Type::IQ2_S => each(iq::decode_iq2_s),
+        Type::IQ3_XXS => each(iq::decode_iq3_xxs),
+        Type::IQ3_S => each(iq::decode_iq3_s),
         Type::IQ4_NL => each(iq4::decode_nl),
         Type::IQ4_XS => each(iq4::decode_xs),
         Type::MXFP4 => each(iq4::decode_mxfp4),
-        _ => return Err(Error::Unsupported(ty)),
+        Type::NVFP4 => each(iq4::decode_nvfp4),
+        Type::TQ1_0 => each(few::decode_tq1_0),
+        Type::TQ2_0 => each(few::decode_tq2_0),
+        Type::Q1_0 => each(few::decode_q1_0),
+        Type::Q2_0 => each(few::decode_q2_0),
+        Type::I8 | Type::I16 | Type::I32 | Type::I64 | Type::F64 => return Err(Error::Unsupported(ty)),
     }
     Ok(())
 }

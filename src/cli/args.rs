@@ -32,7 +32,7 @@ pub(super) enum Command {
     /// Answer prompts through llama.cpp's own decode and samplers
     Generate(GenerateArgs),
     /// Make one model of several, or fold adapters into a model
-    Merge(MergeArgs),
+    Merge(Box<MergeArgs>),
     /// Add, scale, shorten, extract adapters
     #[command(subcommand)]
     Adapter(AdapterCommand),
@@ -251,8 +251,12 @@ pub(super) struct GenerateArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct MergeArgs {
+    /// Recipe in YAML, in mergekit's words, instead of models and a method; file names in it are GGUF files
+    #[arg(value_name = "RECIPE", conflicts_with_all = ["model", "lora", "lora_scaled", "method", "weight", "base", "slerp_t",
+        "density", "lambda", "epsilon", "gamma"])]
+    pub(super) recipe: Option<PathBuf>,
     /// Model in GGUF; several to merge, one to fold adapters into. Keys, tokenizer and template are the first one's
-    #[arg(short = 'm', long, required = true)]
+    #[arg(short = 'm', long, required_unless_present = "recipe")]
     pub(super) model: Vec<PathBuf>,
     /// Adapter to fold in; may be given several times
     #[arg(long)]
@@ -260,33 +264,49 @@ pub(super) struct MergeArgs {
     /// Adapter to fold in with its scale, FILE:SCALE
     #[arg(long)]
     pub(super) lora_scaled: Vec<String>,
-    /// linear, slerp, task_arithmetic, ties or dare_linear [default: linear]
+    /// linear, slerp, nuslerp, task_arithmetic, ties, dare_linear, dare_ties, della_linear, della, breadcrumbs,
+    /// breadcrumbs_ties or model_stock [default: linear]
     #[arg(long)]
     pub(super) method: Option<String>,
     /// A model's weight, in the models' order; linear divides them by their sum [default: 1 each]
     #[arg(long, allow_negative_numbers = true)]
     pub(super) weight: Vec<f64>,
-    /// Model that changes are counted from (task_arithmetic, ties, dare_linear)
+    /// Model that changes are counted from (task_arithmetic, ties, dare_*, della*, breadcrumbs*, model_stock, nuslerp)
     #[arg(long)]
     pub(super) base: Option<PathBuf>,
     /// Way from the first model to the second, 0 to 1 (slerp)
     #[arg(long, allow_negative_numbers = true)]
     pub(super) slerp_t: Option<f64>,
-    /// Share of changes that is kept: the largest (ties), or drawn (dare_linear)
+    /// Share of changes that is kept: the largest (ties, breadcrumbs*), or drawn (dare_*, della*)
     #[arg(long, allow_negative_numbers = true)]
     pub(super) density: Option<f64>,
-    /// Factor of the merged change (task_arithmetic, ties, dare_linear) [default: 1]
+    /// Factor of the merged change (task_arithmetic, ties, dare_*, della*, breadcrumbs*) [default: 1]
     #[arg(long, allow_negative_numbers = true)]
     pub(super) lambda: Option<f64>,
-    /// Seed of what is drawn (dare_linear) [default: 0]
+    /// Half the range of probabilities around the density, by rank (della*) [default: 0.15]
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) epsilon: Option<f64>,
+    /// Share of the largest changes that is dropped (breadcrumbs*) [default: 0.01]
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) gamma: Option<f64>,
+    /// Seed of what is drawn (dare_*, della*) [default: 0]
     #[arg(short = 's', long)]
     pub(super) seed: Option<u64>,
     /// File to make
     #[arg(short = 'o', long, required_unless_present = "dry_run")]
     pub(super) output: Option<PathBuf>,
-    /// keep, auto, or a type for every matrix that changes: F32, F16, BF16, Q8_0, Q4_K, …
-    #[arg(long, default_value = "keep")]
-    pub(super) outtype: String,
+    /// keep, auto, or a type for every matrix that changes: F32, F16, BF16, Q8_0, Q4_K, … [default: keep, or a recipe's dtype]
+    #[arg(long)]
+    pub(super) outtype: Option<String>,
+    /// A type for tensors by name, as in llama-quantize: PATTERN=TYPE, such as blk\..*ffn_down=q6_k; the first that fits counts
+    #[arg(long)]
+    pub(super) tensor_type: Vec<String>,
+    /// Importance matrix for the encoders, as llama-imatrix writes it
+    #[arg(long)]
+    pub(super) imatrix: Option<PathBuf>,
+    /// Split the output into files of at most so much data: N(M|G)
+    #[arg(long, conflicts_with = "modelfile")]
+    pub(super) split_max_size: Option<String>,
     /// Cosine of wanted and realised change below which auto raises a tensor's type [default: 0.9]
     #[arg(long, conflicts_with = "min_gain")]
     pub(super) min_cosine: Option<f64>,

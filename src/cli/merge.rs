@@ -3,39 +3,74 @@
 use super::args::MergeArgs;
 use super::{adapter_list, evidence, serving, Printer};
 use crate::error::{Error, Kind, Result};
-use crate::gguf::{write_atomically, File};
-use crate::merge::{fold, merge, Bound, Fidelity, Method, Options, OutType, Report, TensorReport};
+use crate::gguf::{write_atomically, File, Imatrix};
+use crate::merge::{cook, fold, merge, Bound, Fidelity, Options, OutType, Recipe, Report, TensorReport};
+use crate::merge::{Method, TaskVectors, TensorType, Thinning, Vectors, EPSILON, GAMMA};
 use crate::runtime::Runtime;
+use indicatif::{ProgressBar, ProgressStyle};
+use quant::Type;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
+/// Methods that flags can spell; recipes know more.
+const METHODS: [&str; 12] = [
+    "linear",
+    "slerp",
+    "nuslerp",
+    "task_arithmetic",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    "della_linear",
+    "della",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "model_stock",
+];
 /// Tensors that are shown as those whose change survived least.
 const WORST: usize = 10;
 
 /// Runs the command.
 pub(super) fn run(args: &MergeArgs, printer: &mut Printer) -> Result<u8> {
-    let options = Options { out: outtype(args)?, threads: args.threads.count(), overwrite: args.overwrite };
+    let recipe = args.recipe.as_deref().map(Recipe::open).transpose()?;
+    let options = options(args, recipe.as_ref())?;
     let output = args.output.as_deref().filter(|_| !args.dry_run);
     let lines = args.dry_run && !args.json;
+    let bar = (printer.is_terminal() && !lines).then(|| {
+        let style = ProgressStyle::with_template("{spinner} {pos} tensors, {elapsed}: {msg}");
+        ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+    });
     let mut show = |tensor: &TensorReport| {
         if lines {
             printer.data(&line(tensor));
+        }
+        if let Some(bar) = &bar {
+            bar.inc(1);
+            bar.set_message(tensor.name.clone());
         }
     };
     let beside: Vec<&Path> = args.report.iter().chain(&args.modelfile).map(PathBuf::as_path).collect();
     serving::check_new(&beside, args.output.as_deref(), args.overwrite)?;
     let adapters = adapter_list(&args.lora, &args.lora_scaled)?;
-    let mut report = match adapters.is_empty() {
-        true => merged(args, &options, output, &mut show)?,
-        false => folded(args, &adapters, &options, output, &mut show)?,
+    let of_recipe: Vec<PathBuf> = recipe.iter().flat_map(Recipe::models).map(PathBuf::from).collect();
+    let report = match recipe {
+        Some(recipe) => cooked(args, recipe, &options, output, &mut show),
+        None if adapters.is_empty() => merged(args, &options, output, &mut show),
+        None => folded(args, &adapters, &options, output, &mut show),
     };
+    if let Some(bar) = &bar {
+        bar.finish_and_clear();
+    }
+    let mut report = report?;
     let peak = crate::os::peak_rss_bytes();
-    if let Some(output) = output.filter(|_| !args.no_verify) {
-        let models: Vec<&Path> = args.base.iter().chain(&args.model).map(PathBuf::as_path).collect();
+    // The first of several files stands for all.
+    let output = report.files.first().cloned();
+    if let Some(output) = output.as_ref().filter(|_| !args.no_verify) {
+        let models: Vec<&Path> = args.base.iter().chain(&args.model).chain(&of_recipe).map(PathBuf::as_path).collect();
         report.evidence = Some(evidence::measure(&models, &adapters, output, options.threads, printer)?);
     }
     let mut described = report.to_json();
-    described["output"] = json!(output.map(|path| path.display().to_string()));
+    described["output"] = json!(output.as_ref().map(|path| path.display().to_string()));
     // That of the merge itself: the models' own graphs map whole files.
     described["peak_rss_bytes"] = json!(peak);
     if let Some(path) = &args.report {
@@ -44,21 +79,53 @@ pub(super) fn run(args: &MergeArgs, printer: &mut Printer) -> Result<u8> {
     if args.json {
         printer.data(&described.to_string());
     } else {
-        print(&report, args, &options, printer);
+        print(&report, &options, printer);
     }
-    if let Some(output) = output {
-        serving::tell(output, args.modelfile.as_deref(), printer)?;
+    match &output {
+        // Ollama takes no split files.
+        Some(output) if report.files.len() > 1 => {
+            printer.talk(&format!("serve it: llama-server -m {}", output.display()))
+        }
+        Some(output) => serving::tell(output, args.modelfile.as_deref(), printer)?,
+        None => {}
     }
     Ok(0)
 }
 
-fn outtype(args: &MergeArgs) -> Result<OutType> {
+fn options(args: &MergeArgs, recipe: Option<&Recipe>) -> Result<Options> {
+    Ok(Options {
+        out: outtype(args, recipe.and_then(Recipe::out_type))?,
+        types: args.tensor_type.iter().map(|text| TensorType::parse(text)).collect::<Result<_>>()?,
+        imatrix: args.imatrix.as_deref().map(Imatrix::open).transpose()?,
+        split_max_bytes: args.split_max_size.as_deref().map(size).transpose()?,
+        threads: args.threads.count(),
+        overwrite: args.overwrite,
+    })
+}
+
+/// Megabytes or gigabytes, as llama-gguf-split understands them.
+fn size(text: &str) -> Result<u64> {
+    let number = text.strip_suffix('M').map(|n| (n, 1_000_000)).or(text.strip_suffix('G').map(|n| (n, 1_000_000_000)));
+    let bytes = number.and_then(|(n, unit)| n.parse::<u64>().ok()?.checked_mul(unit));
+    bytes.filter(|&n| n > 0).ok_or_else(|| {
+        let message =
+            format!("--split-max-size {text}: expected a number of megabytes or gigabytes, such as 500M or 2G");
+        Error::new(Kind::Argument, message)
+    })
+}
+
+/// The flag wins over the recipe.
+fn outtype(args: &MergeArgs, of_recipe: Option<Type>) -> Result<OutType> {
     let (name, value, bound) = match (args.min_cosine, args.min_gain) {
         (Some(min), _) => ("min-cosine", Some(min), Bound::Cosine(min)),
         (None, Some(min)) => ("min-gain", Some(min), Bound::Gain(min)),
         (None, None) => ("min-cosine", None, Bound::default()),
     };
-    let out = OutType::from_name(&args.outtype, bound)?;
+    let out = match (&args.outtype, of_recipe) {
+        (Some(name), _) => OutType::from_name(name, bound)?,
+        (None, Some(ty)) => OutType::Named(ty),
+        (None, None) => OutType::Keep,
+    };
     if let Some(value) = value.filter(|value| !(0.0..=1.0).contains(value)) {
         return Err(Error::new(Kind::Argument, format!("--{name} {value}: outside 0 to 1")));
     }
@@ -66,6 +133,30 @@ fn outtype(args: &MergeArgs) -> Result<OutType> {
         return Err(Error::new(Kind::Argument, format!("--{name} is for --outtype auto")));
     }
     Ok(out)
+}
+
+fn cooked(
+    args: &MergeArgs,
+    mut recipe: Recipe,
+    options: &Options,
+    output: Option<&Path>,
+    show: &mut dyn FnMut(&TensorReport),
+) -> Result<Report> {
+    recipe.seed = args.seed.unwrap_or(0);
+    let open = |model: &str| {
+        let path = Path::new(model);
+        match model.split_once('+') {
+            // mergekit's MODEL+LORA.
+            Some((_, lora)) if !path.exists() => {
+                let message =
+                    format!("{model}: an adapter ({lora}) is no part of a recipe: fold it into its model first");
+                Err(Error::new(Kind::Unsupported, message))
+            }
+            _ => File::open(path),
+        }
+    };
+    let files = recipe.models().into_iter().map(open).collect::<Result<Vec<_>>>()?;
+    cook(&*Runtime::linked()?, &recipe, &files, options, output, show)
 }
 
 fn merged(
@@ -89,34 +180,52 @@ fn merged(
 fn method(args: &MergeArgs) -> Result<Method> {
     let name = args.method.as_deref().unwrap_or("linear");
     let refuse = |what: &str| Error::new(Kind::Argument, format!("--method {name}: {what}"));
-    let takes: &[&str] = match name {
-        "linear" => &["weight"],
-        "slerp" => &["slerp-t"],
-        "task_arithmetic" => &["weight", "lambda"],
-        "ties" => &["weight", "density", "lambda"],
-        "dare_linear" => &["weight", "density", "lambda", "seed"],
-        _ => return Err(refuse("none of linear, slerp, task_arithmetic, ties, dare_linear")),
+    let thins = ["weight", "density", "lambda"];
+    let (takes, more): (&[&str], &[&str]) = match name {
+        "linear" | "nuslerp" => (&["weight"], &[]),
+        "slerp" => (&["slerp-t"], &[]),
+        "model_stock" => (&[], &[]),
+        "task_arithmetic" => (&["weight", "lambda"], &[]),
+        "ties" => (&thins, &[]),
+        "dare_linear" | "dare_ties" => (&thins, &["seed"]),
+        "della_linear" | "della" => (&thins, &["epsilon", "seed"]),
+        "breadcrumbs" | "breadcrumbs_ties" => (&thins, &["gamma"]),
+        _ => return Err(refuse(&format!("none of {}", METHODS.join(", ")))),
     };
     let given = [
         ("weight", !args.weight.is_empty()),
         ("slerp-t", args.slerp_t.is_some()),
         ("density", args.density.is_some()),
         ("lambda", args.lambda.is_some()),
+        ("epsilon", args.epsilon.is_some()),
+        ("gamma", args.gamma.is_some()),
         ("seed", args.seed.is_some()),
     ];
-    if let Some((flag, _)) = given.iter().find(|(flag, given)| *given && !takes.contains(flag)) {
+    if let Some((flag, _)) = given.iter().find(|(flag, given)| *given && !takes.contains(flag) && !more.contains(flag))
+    {
         return Err(refuse(&format!("takes no --{flag}")));
     }
-    let weights = if args.weight.is_empty() { vec![1.0; args.model.len()] } else { args.weight.clone() };
-    let lambda = args.lambda.unwrap_or(1.0);
-    let density = || args.density.ok_or_else(|| refuse("needs --density"));
-    Ok(match name {
-        "linear" => Method::Linear { weights },
-        "slerp" => Method::Slerp { t: args.slerp_t.ok_or_else(|| refuse("needs --slerp-t"))? },
-        "task_arithmetic" => Method::TaskArithmetic { weights, lambda },
-        "ties" => Method::Ties { weights, density: density()?, lambda },
-        _ => Method::DareLinear { weights, density: density()?, lambda, seed: args.seed.unwrap_or(0) },
-    })
+    let n = args.model.len();
+    let weights = if args.weight.is_empty() { vec![1.0; n] } else { args.weight.clone() };
+    let (lambda, seed, rescale) = (args.lambda.unwrap_or(1.0), args.seed.unwrap_or(0), true);
+    let density = || args.density.map(|d| vec![d; n]).ok_or_else(|| refuse("needs --density"));
+    let (elect, normalize) = (matches!(name, "ties" | "dare_ties" | "della" | "breadcrumbs_ties"), name == "ties");
+    let thinning = match name {
+        "linear" => return Ok(Method::Linear { weights, normalize: true }),
+        "slerp" => return Ok(Method::Slerp { t: args.slerp_t.ok_or_else(|| refuse("needs --slerp-t"))? }),
+        "nuslerp" => return Ok(Method::NuSlerp { weights, of: Vectors::Whole }),
+        "model_stock" => return Ok(Method::ModelStock { filter_wise: false }),
+        "task_arithmetic" => Thinning::None,
+        "ties" => Thinning::Largest { density: density()? },
+        "dare_linear" | "dare_ties" => Thinning::Random { density: density()?, rescale, seed },
+        "della_linear" | "della" => {
+            let epsilon = vec![args.epsilon.unwrap_or(EPSILON); n];
+            Thinning::ByRank { density: density()?, epsilon, rescale, seed }
+        }
+        _ => Thinning::WithoutOutliers { density: density()?, gamma: vec![args.gamma.unwrap_or(GAMMA); n] },
+    };
+    let normalize = normalize || name == "della";
+    Ok(Method::TaskVectors(TaskVectors { weights, thinning, elect, normalize, lambda }))
 }
 
 fn folded(
@@ -128,9 +237,10 @@ fn folded(
 ) -> Result<Report> {
     let refuse = |what: &str| Err(Error::new(Kind::Argument, what));
     let [model] = args.model.as_slice() else { return refuse("adapters are folded into one model: give one -m") };
-    let numbers = [args.slerp_t, args.density, args.lambda].iter().any(Option::is_some) || !args.weight.is_empty();
+    let numbers = [args.slerp_t, args.density, args.lambda, args.epsilon, args.gamma].iter().any(Option::is_some)
+        || !args.weight.is_empty();
     if numbers || args.method.is_some() || args.base.is_some() || args.seed.is_some() {
-        return refuse("--lora takes no --method, --weight, --base, --slerp-t, --density, --lambda or --seed");
+        return refuse("--lora takes no --method, --base, --seed, nor any of a method's numbers");
     }
     let base = File::open(model)?;
     let files = list.iter().map(|(path, scale)| Ok((File::open(path)?, *scale))).collect::<Result<Vec<_>>>()?;
@@ -161,7 +271,7 @@ fn figures(fidelity: &Fidelity) -> String {
     }
 }
 
-fn print(report: &Report, args: &MergeArgs, options: &Options, printer: &mut Printer) {
+fn print(report: &Report, options: &Options, printer: &mut Printer) {
     let worst = report.worst(WORST);
     if !worst.is_empty() {
         printer.data(&format!("The changes that survive storage least ({} of {}):", worst.len(), report.tensors.len()));
@@ -187,10 +297,14 @@ fn print(report: &Report, args: &MergeArgs, options: &Options, printer: &mut Pri
         if report.has_template { "tokenizer and chat template" } else { "tokenizer (it has no chat template)" };
     printer.data(&format!("{template} from {}", report.keys_from));
     report.notes.iter().for_each(|note| printer.data(&format!("note: {note}")));
-    match args.output.as_deref().filter(|_| !args.dry_run) {
+    match report.files.first() {
         None => printer.data(&format!("{} bytes would be written", report.bytes)),
         Some(path) => {
-            printer.data(&format!("{} bytes in {}", report.bytes, path.display()));
+            let others = match report.files.len() - 1 {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            printer.data(&format!("{} bytes in {}{others}", report.bytes, path.display()));
         }
     }
     if let Some(evidence) = &report.evidence {

@@ -96,6 +96,12 @@ impl Header {
         &self.tensors
     }
 
+    /// The header of one file of a split model: some of the tensors, and the keys, of which the first file has all.
+    pub(super) fn part(&self, tensors: std::ops::Range<usize>, is_first: bool) -> Self {
+        let keys = self.keys.iter().filter(|(key, _)| is_first || key == "general.alignment");
+        Self { keys: keys.cloned().collect(), tensors: self.tensors[tensors].to_vec() }
+    }
+
     /// Gives a tensor another type.
     pub(super) fn retype(&mut self, index: usize, ty: Type) {
         self.tensors[index].ty = ty;

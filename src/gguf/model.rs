@@ -28,8 +28,8 @@ pub fn validate_model(file: &File) -> Result<()> {
             );
         }
     }
-    if file.get("split.count").and_then(Value::as_int).is_some_and(|n| n > 1) {
-        return fail(Kind::Unsupported, "one part of a split model; join the parts first".to_owned());
+    if file.get("split.count").and_then(Value::as_int).is_some_and(|n| n > 1) && file.paths().len() == 1 {
+        return fail(Kind::Unsupported, "one file of a split model".to_owned());
     }
     tokenizer::validate(file)
 }

@@ -1,11 +1,12 @@
 //! Reading a GGUF file: the whole directory is validated before anything is believed.
 
 use super::cursor::Cursor;
-use super::Value;
+use super::{split, Value};
 use crate::error::{Error, Kind, Result};
 use memmap2::Mmap;
 use quant::Type;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Longest tensor name that ggml holds, in bytes.
@@ -31,6 +32,8 @@ pub struct TensorInfo {
     pub offset: u64,
     /// Bytes.
     pub bytes: u64,
+    /// Which of the model's files it lies in, from 0.
+    pub part: usize,
 }
 
 #[derive(Debug)]
@@ -39,11 +42,21 @@ enum Bytes {
     Owned(Vec<u8>),
 }
 
-/// A validated file.
+impl Bytes {
+    fn all(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// A validated file, or the files of a split model as one.
 #[derive(Debug)]
 pub struct File {
     path: PathBuf,
-    bytes: Bytes,
+    paths: Vec<PathBuf>,
+    parts: Vec<Bytes>,
     version: u32,
     keys: Vec<(String, Value)>,
     tensors: Vec<TensorInfo>,
@@ -51,8 +64,19 @@ pub struct File {
 }
 
 impl File {
-    /// Maps and validates a file.
+    /// Maps and validates a file; the first file of a split model with all others.
     pub fn open(path: &Path) -> Result<Self> {
+        let first = Self::open_part(path)?;
+        let others = split::others(&first)?;
+        if others.is_empty() {
+            Ok(first)
+        } else {
+            first.joined(others)
+        }
+    }
+
+    /// Maps and validates one file, whatever it says of others.
+    pub(super) fn open_part(path: &Path) -> Result<Self> {
         // Before opening: that of a pipe would wait for a writer.
         let meta = std::fs::metadata(path).map_err(|e| Error::io(path, "cannot open", &e))?;
         if !meta.is_file() || meta.len() < 4 {
@@ -69,11 +93,26 @@ impl File {
         Self::read(PathBuf::from(label), Bytes::Owned(bytes))
     }
 
+    /// The files of one model as one: keys are the first one's.
+    pub(super) fn joined(mut self, others: Vec<Self>) -> Result<Self> {
+        for other in others {
+            let part = self.parts.len();
+            for tensor in other.tensors {
+                if self.by_name.insert(tensor.name.clone(), self.tensors.len()).is_some() {
+                    let (name, path) = (&tensor.name, other.path.display());
+                    return Err(Error::new(Kind::Format, format!("{path}: tensor {name} is in another file as well")));
+                }
+                self.tensors.push(TensorInfo { part, ..tensor });
+            }
+            self.parts.extend(other.parts);
+            self.paths.extend(other.paths);
+        }
+        split::check_count(&self, self.tensors.len())?;
+        Ok(self)
+    }
+
     fn read(path: PathBuf, bytes: Bytes) -> Result<Self> {
-        let all: &[u8] = match &bytes {
-            Bytes::Mapped(map) => map,
-            Bytes::Owned(bytes) => bytes,
-        };
+        let all = bytes.all();
         let label = path.display().to_string();
         let mut cursor = Cursor::new(all.get(..HEADER_BYTES_MAX).unwrap_or(all), &label);
         if cursor.take(4, "the magic number")? != b"GGUF" {
@@ -103,12 +142,17 @@ impl File {
         }
         let start = (cursor.at() as u64).next_multiple_of(alignment);
         place(&cursor, &mut tensors, start, all.len() as u64)?;
-        Ok(Self { path, bytes, version, keys, tensors, by_name })
+        Ok(Self { paths: vec![path.clone()], path, parts: vec![bytes], version, keys, tensors, by_name })
     }
 
     /// Where it came from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// All files that it lies in.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 
     /// The format's version.
@@ -138,30 +182,36 @@ impl File {
 
     /// A tensor's bytes.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
-        self.all().get(tensor.offset as usize..(tensor.offset + tensor.bytes) as usize).unwrap_or(&[])
+        let part = self.parts.get(tensor.part).map(Bytes::all);
+        part.and_then(|all| all.get(tensor.offset as usize..(tensor.offset + tensor.bytes) as usize)).unwrap_or(&[])
+    }
+
+    /// All bytes of the file; of the first one where there are several.
+    pub fn all(&self) -> &[u8] {
+        self.parts.first().map_or(&[], Bytes::all)
     }
 
     /// Gives a tensor's pages back to the system: whoever goes through a large file once does not fill the memory with it.
     pub fn release(&self, tensor: &TensorInfo) {
-        #[cfg(unix)]
-        if let Bytes::Mapped(map) = &self.bytes {
-            // SAFETY: the map is of a file and read-only, so pages that are dropped are read again when they are needed; the
-            // range was validated against the map's length. Advice that is refused changes nothing.
-            let _ = unsafe {
-                let (from, n) = (tensor.offset as usize, tensor.bytes as usize);
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, n)
-            };
-        }
-        #[cfg(not(unix))]
-        let _ = tensor;
+        self.release_range(tensor, 0..tensor.bytes as usize);
     }
 
-    /// The whole file.
-    pub fn all(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(map) => map,
-            Bytes::Owned(bytes) => bytes,
+    /// Gives the pages of a part of a tensor's bytes back.
+    pub fn release_range(&self, tensor: &TensorInfo, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Some(Bytes::Mapped(map)) = self.parts.get(tensor.part) {
+            let (from, to) = (range.start, range.end.min(tensor.bytes as usize));
+            if from < to {
+                // SAFETY: the map is of a file and read-only, so pages that are dropped are read again when they are needed;
+                // the tensor's range was validated against the map's length. Advice that is refused changes nothing.
+                let _ = unsafe {
+                    let advice = memmap2::UncheckedAdvice::DontNeed;
+                    map.unchecked_advise_range(advice, tensor.offset as usize + from, to - from)
+                };
+            }
         }
+        #[cfg(not(unix))]
+        let _ = (tensor, range);
     }
 
     /// `general.architecture`.
@@ -228,7 +278,7 @@ fn read_tensor(cursor: &mut Cursor, alignment: u64) -> Result<TensorInfo> {
     if offset % alignment != 0 {
         return Err(cursor.fault(format!("{what} starts at {offset}, no multiple of {alignment}")));
     }
-    Ok(TensorInfo { name, ty, ne, n_dims, offset, bytes })
+    Ok(TensorInfo { name, ty, ne, n_dims, offset, bytes, part: 0 })
 }
 
 /// Makes offsets absolute; every tensor lies inside the file and none overlaps another.

@@ -1,15 +1,108 @@
-//! Writing a GGUF file that is larger than memory: tensors one after another, piece by piece.
+//! Writing a GGUF file, or several that are one model, larger than memory: tensors one after another, piece by piece.
 
 use super::draft::Draft;
-use super::{File, Header, Value};
+use super::{split, File, Header, Value};
 use crate::error::{Error, Kind, Result};
 use quant::Type;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// A file in the making whose keys, names and shapes are fixed. A tensor's type may still change when its turn comes, and it
-/// may be begun anew: types and offsets have a fixed size, so the header is written once more at the end.
+/// A model in the making whose keys, names and shapes are fixed. A tensor's type may still change when its turn comes, and it
+/// may be begun anew: types and offsets have a fixed size, so headers are written once more at the end.
 #[derive(Debug)]
 pub struct Stream {
+    parts: Vec<Part>,
+    /// Tensors before each part.
+    firsts: Vec<usize>,
+    paths: Vec<PathBuf>,
+}
+
+impl Stream {
+    /// Begins a file beside `path`, where it will appear when it is complete.
+    pub fn create(path: &Path, header: Header) -> Result<Self> {
+        Ok(Self { parts: vec![Part::create(path, header)?], firsts: vec![0], paths: vec![path.to_owned()] })
+    }
+
+    /// Begins files of at most `limit` bytes of data each, named after `path` as llama.cpp names them, where the tensors have
+    /// at most these sizes; one file under the path itself where all fit into one. A tensor is never cut.
+    pub fn create_split(path: &Path, header: Header, sizes: &[u64], limit: u64) -> Result<Self> {
+        let counts = split::plan(sizes, limit);
+        if counts.len() == 1 {
+            return Self::create(path, header);
+        }
+        let (n_files, n_tensors) = (counts.len(), header.tensors().len());
+        let Ok(n_files_16) = u16::try_from(n_files) else {
+            let message = format!("{}: {n_files} files of {limit} bytes are too many", path.display());
+            return Err(Error::new(Kind::Argument, message));
+        };
+        let paths = split::paths(path, n_files);
+        let (mut parts, mut firsts, mut first) = (Vec::new(), Vec::new(), 0);
+        for (no, (path, n)) in paths.iter().zip(&counts).enumerate() {
+            let mut part = header.part(first..first + n, no == 0);
+            part.set(split::NO, Value::U16(no as u16));
+            part.set(split::COUNT, Value::U16(n_files_16));
+            part.set(split::TENSORS, Value::I32(n_tensors as i32));
+            parts.push(Part::create(path, part)?);
+            firsts.push(first);
+            first += n;
+        }
+        Ok(Self { parts, firsts, paths })
+    }
+
+    /// Where the files will appear.
+    pub fn paths(path: &Path, sizes: &[u64], limit: Option<u64>) -> Vec<PathBuf> {
+        split::paths(path, limit.map_or(1, |limit| split::plan(sizes, limit).len()))
+    }
+
+    /// Begins a tensor, the next of the header's or the current one once more, as this type.
+    pub fn begin(&mut self, index: usize, ty: Type) -> Result<()> {
+        let part = self.firsts.partition_point(|&first| first <= index) - 1;
+        if part > 0 && !self.parts[part - 1].is_complete() {
+            return Err(self.parts[part].fault("tensors are written in the header's order"));
+        }
+        self.parts[part].begin(index - self.firsts[part], ty)
+    }
+
+    /// The next bytes of the current tensor.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        // That of the tensor begun last.
+        let current = self.parts.iter().rposition(|part| !part.begins.is_empty()).unwrap_or(0);
+        self.parts[current].write(bytes)
+    }
+
+    /// Sets a key to another value of the same size.
+    pub fn set(&mut self, key: &str, value: Value) {
+        self.parts[0].header.set(key, value);
+    }
+
+    /// Completes the files, has them checked, and lets them appear under their names, the first at last: without it llama.cpp
+    /// opens none of the others. Returns their length in bytes.
+    pub fn finish(mut self, overwrite: bool, check: impl FnOnce(&File) -> Result<()>) -> Result<u64> {
+        let mut bytes = 0;
+        let mut files = Vec::new();
+        for part in &mut self.parts {
+            bytes += part.complete()?;
+            files.push(part.read_back()?);
+        }
+        let first = files.remove(0);
+        let written = if files.is_empty() { first } else { first.joined(files)? };
+        check(&written)?;
+        drop(written);
+        let mut published: Vec<PathBuf> = Vec::new();
+        for (part, path) in self.parts.into_iter().zip(&self.paths).rev() {
+            if let Err(error) = part.draft.publish(overwrite) {
+                // Of a model either all files are there or none of them.
+                published.iter().for_each(|path| drop(std::fs::remove_file(path)));
+                return Err(error);
+            }
+            published.push(path.clone());
+        }
+        Ok(bytes)
+    }
+}
+
+/// One file in the making.
+#[derive(Debug)]
+struct Part {
     draft: Draft,
     header: Header,
     /// Length of the header.
@@ -18,17 +111,15 @@ pub struct Stream {
     begins: Vec<u64>,
 }
 
-impl Stream {
-    /// Begins a file beside `path`, where it will appear when it is complete.
-    pub fn create(path: &Path, header: Header) -> Result<Self> {
+impl Part {
+    fn create(path: &Path, header: Header) -> Result<Self> {
         let mut draft = Draft::beside(path)?;
         let bytes = header.to_bytes();
         draft.write(&bytes)?;
         Ok(Self { draft, header, start: bytes.len() as u64, begins: Vec::new() })
     }
 
-    /// Begins a tensor, the next of the header's or the current one once more, as this type.
-    pub fn begin(&mut self, index: usize, ty: Type) -> Result<()> {
+    fn begin(&mut self, index: usize, ty: Type) -> Result<()> {
         let entry = self.header.tensors().get(index).ok_or_else(|| self.fault("more tensors than the header has"))?;
         if entry.bytes_as(ty).is_none() {
             return Err(self.fault(&format!("tensor {} of shape {:?} cannot be {}", entry.name, entry.ne, ty.name())));
@@ -45,8 +136,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The next bytes of the current tensor.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let room = self.left();
         if bytes.len() as u64 > room {
             return Err(self.fault(&format!("{} bytes where the tensor has room for {room}", bytes.len())));
@@ -64,6 +154,10 @@ impl Stream {
         }
     }
 
+    fn is_complete(&self) -> bool {
+        self.begins.len() == self.header.tensors().len() && self.left() == 0
+    }
+
     /// Ends the current tensor, padded as the format wants it.
     fn end(&mut self) -> Result<()> {
         if self.left() > 0 {
@@ -73,15 +167,10 @@ impl Stream {
         self.draft.write(&vec![0; padding as usize])
     }
 
-    /// Sets a key to another value of the same size.
-    pub fn set(&mut self, key: &str, value: Value) {
-        self.header.set(key, value);
-    }
-
-    /// Completes the file, has it checked, and lets it appear under its name. Returns its length in bytes.
-    pub fn finish(mut self, overwrite: bool, check: impl FnOnce(&File) -> Result<()>) -> Result<u64> {
+    /// Ends the data and writes the header once more. Returns the file's length.
+    fn complete(&mut self) -> Result<u64> {
         self.end()?;
-        if self.begins.len() != self.header.tensors().len() {
+        if !self.is_complete() {
             return Err(self.fault("not every tensor was written"));
         }
         self.draft.truncate()?;
@@ -91,7 +180,11 @@ impl Stream {
         }
         self.draft.seek(0)?;
         self.draft.write(&header)?;
-        let written = File::open(self.draft.here())?;
+        Ok(bytes)
+    }
+
+    fn read_back(&self) -> Result<File> {
+        let written = File::open_part(self.draft.here())?;
         let same = |(found, wanted): (&super::TensorInfo, &super::Entry)| {
             found.name == wanted.name && found.ty == wanted.ty && found.bytes == wanted.bytes()
         };
@@ -99,10 +192,7 @@ impl Stream {
         if written.tensors().len() != tensors.len() || !written.tensors().iter().zip(tensors).all(same) {
             return Err(self.fault("the file reads back differently"));
         }
-        check(&written)?;
-        drop(written);
-        self.draft.publish(overwrite)?;
-        Ok(bytes)
+        Ok(written)
     }
 
     fn fault(&self, what: &str) -> Error {

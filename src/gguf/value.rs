@@ -138,4 +138,35 @@ impl Array {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The entry at `i` as an array of one.
+    pub fn entry(&self, i: usize) -> Option<Self> {
+        macro_rules! one {
+            ($($variant:ident),+) => {
+                match self { $(Array::$variant(v) => Some(Array::$variant(vec![v.get(i)?.clone()])),)+ }
+            };
+        }
+        one!(U8, I8, U16, I16, U32, I32, F32, Bool, String, U64, I64, F64)
+    }
+
+    /// One array after another; `None` where they are of several types, or there are none.
+    pub fn concatenated(arrays: &[Self]) -> Option<Self> {
+        macro_rules! join {
+            ($($variant:ident),+) => {
+                match arrays.first()? {
+                    $(Array::$variant(_) => {
+                        let mut out = Vec::new();
+                        for array in arrays {
+                            match array {
+                                Array::$variant(v) => out.extend_from_slice(v),
+                                _ => return None,
+                            }
+                        }
+                        Some(Array::$variant(out))
+                    })+
+                }
+            };
+        }
+        join!(U8, I8, U16, I16, U32, I32, F32, Bool, String, U64, I64, F64)
+    }
 }

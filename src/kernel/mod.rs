@@ -17,6 +17,7 @@ mod reference;
 pub mod rows;
 mod simd;
 mod split;
+mod sums;
 mod weight;
 
 pub use bf16::is_fast as has_fast_bf16;
@@ -28,4 +29,5 @@ pub use product_f32::{forward, scratch_floats, transposed};
 pub use simd::instruction_set;
 pub(crate) use simd::{exp_shifted, maximum};
 pub use split::Share;
+pub(crate) use sums::{change_sums, product_of_changes, sum_of_two};
 pub use weight::{Rows, RowsMut, ToFloat, Weight};

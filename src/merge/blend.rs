@@ -1,8 +1,10 @@
 //! What one tensor becomes: the method with everything that has to be known of the whole tensor before its first row.
 
-use super::combine::{add_update, dare, slerp_coefficients, ties, weighted_sum, Dare, Draws};
-use super::pass::{Chunk, Pass};
+use super::combine::{add_update, gram, slerp_coefficients, stock_coefficients, weighted_sum};
+use super::method::{TaskVectors, Thinning, Vectors};
+use super::pass::{Chunk, Pass, LOOK_VALUES};
 use super::select::kth_largest;
+use super::task::{add_task_vectors, Cut, Draws};
 use super::Method;
 use crate::adapter::Factor;
 use crate::error::{Error, Kind, Result};
@@ -18,10 +20,24 @@ pub(super) struct Update<'a> {
 /// A rule that can be applied to any rows of the tensor.
 #[derive(Debug)]
 pub(super) enum Blend<'a> {
+    /// The same sum everywhere.
     Sum(Vec<f64>),
-    Ties { weights: &'a [f64], floors: Vec<u32>, lambda: f64 },
-    Dare { weights: &'a [f64], rule: Dare },
+    /// A sum of its own in every row, by this rule.
+    RowSums(RowRule),
+    /// A sum of its own in every column: the coefficients of every source.
+    ColumnSums(Vec<Vec<f64>>),
+    Task {
+        task: &'a TaskVectors,
+        cuts: Vec<Cut>,
+    },
     Fold(&'a [Update<'a>]),
+}
+
+/// How a row's coefficients follow from its values.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RowRule {
+    Turn { t: f64, has_base: bool },
+    Stock,
 }
 
 impl<'a> Blend<'a> {
@@ -32,43 +48,55 @@ impl<'a> Blend<'a> {
         }
         match method {
             Method::Slerp { t } => {
-                let products = products(pass)?;
-                if products.iter().any(|p| !p.is_finite()) {
-                    return Err(Error::new(Kind::Numeric, "not all values are finite numbers"));
+                let products = finite(&products(pass, false)?)?;
+                let none = || Error::new(Kind::Numeric, "opposite directions: no arc between them is the shortest");
+                Ok(Self::Sum(slerp_coefficients(*t, products).ok_or_else(none)?.to_vec()))
+            }
+            Method::NuSlerp { weights, of } => {
+                let (t, has_base) = (weights[1] / (weights[0] + weights[1]), pass.sources.len() > 2);
+                match of {
+                    Vectors::Whole => Ok(Self::Sum(turned(t, &products(pass, has_base)?, has_base)?)),
+                    Vectors::Rows => Ok(Self::RowSums(RowRule::Turn { t, has_base })),
+                    Vectors::Columns => columns(pass, t, has_base),
                 }
-                match slerp_coefficients(*t, products) {
-                    Some(coefficients) => Ok(Self::Sum(coefficients.to_vec())),
-                    None => Err(Error::new(Kind::Numeric, "opposite directions: no arc between them is the shortest")),
-                }
             }
-            Method::Ties { weights, density, lambda } => {
-                let n = (pass.n_rows * pass.n_per_row) as u64;
-                let kept = ((*density * n as f64) as u64).clamp(1, n);
-                let floors = (1..=weights.len()).map(|model| floor(pass, model, kept)).collect::<Result<_>>()?;
-                Ok(Self::Ties { weights, floors, lambda: *lambda })
+            Method::ModelStock { filter_wise: true } => Ok(Self::RowSums(RowRule::Stock)),
+            Method::ModelStock { .. } => {
+                Ok(Self::Sum(stock_coefficients(&products(pass, true)?, pass.sources.len() - 1)))
             }
-            Method::DareLinear { weights, density, lambda, seed } => {
-                let draws = (0..weights.len()).map(|model| Draws::new(*seed, model, name)).collect();
-                Ok(Self::Dare { weights, rule: Dare { density: *density, lambda: *lambda, draws } })
+            Method::TaskVectors(task) => {
+                let cuts = (0..task.weights.len()).map(|model| cut(pass, &task.thinning, model, name));
+                Ok(Self::Task { task, cuts: cuts.collect::<Result<_>>()? })
             }
-            Method::Linear { .. } | Method::TaskArithmetic { .. } => {
+            Method::Linear { .. } | Method::Passthrough { .. } => {
                 Err(Error::new(Kind::Internal, "a sum without coefficients"))
             }
         }
     }
 
     /// The tensor's values for a chunk of its sources. The base, where there is one, is the first source.
-    pub(super) fn apply(&self, chunk: &Chunk, n_per_row: usize) -> Vec<f32> {
+    pub(super) fn apply(&self, chunk: &Chunk, n_per_row: usize) -> Result<Vec<f32>> {
         let slices = chunk.slices();
         let mut out = vec![0.0; slices[0].len()];
         match self {
             Self::Sum(coefficients) => weighted_sum(coefficients, &slices, &mut out),
-            Self::Ties { weights, floors, lambda } => {
-                ties(slices[0], &slices[1..], weights, floors, *lambda, &mut out);
+            Self::RowSums(rule) => {
+                for (row, out) in out.chunks_exact_mut(n_per_row).enumerate() {
+                    let rows: Vec<&[f32]> = slices.iter().map(|s| &s[row * n_per_row..(row + 1) * n_per_row]).collect();
+                    let coefficients = rule.coefficients(&rows);
+                    let named = |e: Error| e.during(format!("row {}", chunk.first_row + row));
+                    weighted_sum(&coefficients.map_err(named)?, &rows, out);
+                }
             }
-            Self::Dare { weights, rule } => {
-                let first = (chunk.first_row * n_per_row) as u64;
-                dare(slices[0], &slices[1..], weights, rule, first, &mut out);
+            Self::ColumnSums(coefficients) => {
+                for (i, o) in out.iter_mut().enumerate() {
+                    let terms = slices.iter().zip(coefficients).map(|(s, c)| c[i % n_per_row] * f64::from(s[i]));
+                    *o = terms.sum::<f64>() as f32;
+                }
+            }
+            Self::Task { task, cuts } => {
+                let place = (n_per_row, (chunk.first_row * n_per_row) as u64);
+                add_task_vectors(slices[0], &slices[1..], task, cuts, place, &mut out);
             }
             Self::Fold(updates) => {
                 out.copy_from_slice(slices[0]);
@@ -77,42 +105,118 @@ impl<'a> Blend<'a> {
                 }
             }
         }
-        out
+        Ok(out)
     }
 }
 
-/// a·a, a·b and b·b over the whole tensor.
-fn products(pass: &Pass) -> Result<[f64; 3]> {
-    let mut total = [0.0; 3];
-    let work = |chunk: &Chunk| {
-        let [a, b] = [&chunk.values[0], &chunk.values[1]];
-        let mut sums = [0.0f64; 3];
-        for (&a, &b) in a.iter().zip(b) {
-            let (a, b) = (f64::from(a), f64::from(b));
-            sums[0] += a * a;
-            sums[1] += a * b;
-            sums[2] += b * b;
+impl RowRule {
+    fn coefficients(self, rows: &[&[f32]]) -> Result<Vec<f64>> {
+        match self {
+            Self::Turn { t, has_base: true } => turned(t, &gram(Some(rows[0]), &rows[1..]), true),
+            Self::Turn { t, .. } => turned(t, &gram(None, rows), false),
+            Self::Stock => Ok(stock_coefficients(&gram(Some(rows[0]), &rows[1..]), rows.len() - 1)),
         }
-        Ok(sums)
+    }
+}
+
+fn finite(products: &[f64]) -> Result<[f64; 3]> {
+    let [aa, ab, bb] = *products else { return Err(Error::new(Kind::Internal, "two models have three products")) };
+    if (aa + ab + bb).is_finite() {
+        Ok([aa, ab, bb])
+    } else {
+        Err(Error::new(Kind::Numeric, "not all values are finite numbers"))
+    }
+}
+
+/// The coefficients of a way `t` from one model to another; with a base before them where their changes from it are turned.
+/// Between opposite directions, as between equal ones, the way is straight.
+fn turned(t: f64, products: &[f64], has_base: bool) -> Result<Vec<f64>> {
+    let [a, b] = slerp_coefficients(t, finite(products)?).unwrap_or([1.0 - t, t]);
+    Ok(if has_base { vec![1.0 - a - b, a, b] } else { vec![a, b] })
+}
+
+/// The products of all pairs of sources over the whole tensor, or of their changes from the first.
+fn products(pass: &Pass, has_base: bool) -> Result<Vec<f64>> {
+    let mut total: Vec<f64> = Vec::new();
+    let work = |chunk: &Chunk| {
+        let slices = chunk.slices();
+        Ok(if has_base { gram(Some(slices[0]), &slices[1..]) } else { gram(None, &slices) })
     };
-    pass.run(work, |sums| {
+    pass.run(LOOK_VALUES, work, |sums| {
+        total.resize(sums.len(), 0.0);
         total.iter_mut().zip(sums).for_each(|(t, s)| *t += s);
         Ok(())
     })?;
     Ok(total)
 }
 
-/// The bits of the magnitude that a model's changes must reach to be among the `kept` largest.
-fn floor(pass: &Pass, model: usize, kept: u64) -> Result<u32> {
-    kth_largest(kept, |empty| {
+/// A turn of its own for every column.
+fn columns<'a>(pass: &Pass, t: f64, has_base: bool) -> Result<Blend<'a>> {
+    let n = pass.n_per_row;
+    let mut totals = vec![[0.0f64; 3]; n];
+    let work = |chunk: &Chunk| {
+        let slices = chunk.slices();
+        let (models, mut sums) = (&slices[usize::from(has_base)..], vec![[0.0f64; 3]; n]);
+        for i in 0..slices[0].len() {
+            let base = if has_base { f64::from(slices[0][i]) } else { 0.0 };
+            let (a, b) = (f64::from(models[0][i]) - base, f64::from(models[1][i]) - base);
+            let sum = &mut sums[i % n];
+            *sum = [sum[0] + a * a, sum[1] + a * b, sum[2] + b * b];
+        }
+        Ok(sums)
+    };
+    pass.run(LOOK_VALUES, work, |sums| {
+        totals.iter_mut().zip(sums).for_each(|(t, s)| (0..3).for_each(|k| t[k] += s[k]));
+        Ok(())
+    })?;
+    let turn =
+        |(i, products): (usize, &[f64; 3])| turned(t, products, has_base).map_err(|e| e.during(format!("column {i}")));
+    let turns = totals.iter().enumerate().map(turn).collect::<Result<Vec<_>>>()?;
+    let of_source = |source: usize| turns.iter().map(|c| c[source]).collect();
+    Ok(Blend::ColumnSums((0..pass.sources.len()).map(of_source).collect()))
+}
+
+/// What is left of one model's changes of this tensor.
+fn cut(pass: &Pass, thinning: &Thinning, model: usize, name: &str) -> Result<Cut> {
+    let n = (pass.n_rows * pass.n_per_row) as u64;
+    // What rounds to nothing still means the largest.
+    let count = |share: f64| ((share * n as f64) as u64).min(n);
+    Ok(match thinning {
+        Thinning::None => Cut::All,
+        Thinning::Largest { density } | Thinning::WithoutOutliers { density, .. } if density[model] == 1.0 => Cut::All,
+        Thinning::Largest { density } => {
+            Cut::Between { floor: magnitude_of(pass, model, count(density[model]).max(1))?, ceiling: u32::MAX }
+        }
+        Thinning::WithoutOutliers { density, gamma } => {
+            let outliers = count(gamma[model]);
+            let ceiling = if outliers == 0 { u32::MAX } else { magnitude_of(pass, model, outliers)? };
+            let last = (outliers + count(density[model]).max(1)).min(n);
+            Cut::Between { floor: magnitude_of(pass, model, last)?, ceiling }
+        }
+        Thinning::Random { density, rescale, seed } => {
+            Cut::Random { density: density[model], rescale: *rescale, draws: Draws::new(*seed, model, name) }
+        }
+        Thinning::ByRank { density, .. } if density[model] == 1.0 => Cut::All,
+        Thinning::ByRank { density, epsilon, rescale, seed } => Cut::ByRank {
+            density: density[model],
+            epsilon: epsilon[model],
+            rescale: *rescale,
+            draws: Draws::new(*seed, model, name),
+        },
+    })
+}
+
+/// The bits of the magnitude of the `k`-th largest of a model's changes.
+fn magnitude_of(pass: &Pass, model: usize, k: u64) -> Result<u32> {
+    kth_largest(k, |empty| {
         let mut total = empty.clone();
         let work = |chunk: &Chunk| {
             let mut counts = empty.clone();
-            let (base, model) = (&chunk.values[0], &chunk.values[model]);
+            let (base, model) = (&chunk.values[0], &chunk.values[model + 1]);
             model.iter().zip(base).for_each(|(x, b)| counts.add(x - b));
             Ok(counts)
         };
-        pass.run(work, |counts| {
+        pass.run(LOOK_VALUES, work, |counts| {
             total.merge(&counts);
             Ok(())
         })?;

@@ -1,16 +1,11 @@
 //! The arithmetic of merging, on slices in F32: sums are formed in F64 and rounded once.
 
-use rand_chacha::rand_core::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use crate::kernel::{product_of_changes, sum_of_two};
 
 /// Σ c·x over the slices. Coefficients that add up to 1 leave equal slices as they are.
 pub fn weighted_sum(coefficients: &[f64], slices: &[&[f32]], out: &mut [f32]) {
     match (coefficients, slices) {
-        ([c0, c1], [x0, x1]) => {
-            for ((o, &a), &b) in out.iter_mut().zip(*x0).zip(*x1) {
-                *o = (c0 * f64::from(a) + c1 * f64::from(b)) as f32;
-            }
-        }
+        ([c0, c1], [x0, x1]) => sum_of_two([*c0, *c1], x0, x1, out),
         _ => {
             for (i, o) in out.iter_mut().enumerate() {
                 *o = coefficients.iter().zip(slices).map(|(c, x)| c * f64::from(x[i])).sum::<f64>() as f32;
@@ -36,89 +31,38 @@ pub fn slerp_coefficients(t: f64, products: [f64; 3]) -> Option<[f64; 2]> {
     (cosine > 0.0).then_some([1.0 - t, t])
 }
 
-/// TIES (Yadav et al. 2023, arXiv 2306.01708) for one piece: of each model's change from the base only what reaches its
-/// floor takes part; the sign of the weighted sum is elected; the weighted mean of the changes that agree with it, times
-/// lambda, is added to the base. A sum of exactly zero elects nothing.
-///
-/// `floors` are the bits of magnitudes, as [`magnitude`] gives them.
-pub fn ties(base: &[f32], models: &[&[f32]], weights: &[f64], floors: &[u32], lambda: f64, out: &mut [f32]) {
-    for (i, (o, &b)) in out.iter_mut().zip(base).enumerate() {
-        let kept = |model: usize| {
-            let change = models[model][i] - b;
-            if magnitude(change) >= floors[model] {
-                weights[model] * f64::from(change)
-            } else {
-                0.0
-            }
-        };
-        let elected: f64 = (0..models.len()).map(kept).sum();
-        let (mut sum, mut weight) = (0.0, 0.0);
-        for (model, w) in weights.iter().enumerate() {
-            let change = kept(model);
-            if change * elected > 0.0 {
-                sum += change;
-                weight += w;
-            }
+/// The coefficients of a model stock (Jang et al. 2024, arXiv 2403.19522, equation 7) from the products of the changes, as
+/// [`gram`] gives them: 1 − t of the base, and t / N of each of N models, where t = N·c / (1 + (N − 1)·c) and c is the mean
+/// cosine between changes. A mean cosine below 0 counts as 0: the base stays as it is; so does a model that does not differ.
+pub fn stock_coefficients(products: &[f64], n_models: usize) -> Vec<f64> {
+    let at = |i: usize, j: usize| products[i * n_models - i * (i + 1) / 2 + j];
+    let pairs = (0..n_models).flat_map(|i| (i + 1..n_models).map(move |j| (i, j)));
+    let cosine = |(i, j): (usize, usize)| {
+        let size = (at(i, i) * at(j, j)).sqrt();
+        if size > 0.0 {
+            at(i, j) / size
+        } else {
+            0.0
         }
-        *o = if weight > 0.0 { (f64::from(b) + lambda * sum / weight) as f32 } else { b };
+    };
+    let n = n_models as f64;
+    let mean = (pairs.map(cosine).sum::<f64>() / (n * (n - 1.0) / 2.0)).clamp(0.0, 1.0);
+    let t = n * mean / (1.0 + (n - 1.0) * mean);
+    std::iter::once(1.0 - t).chain((0..n_models).map(|_| t / n)).collect()
+}
+
+/// The products of all pairs of slices, or of their differences from a base: (0, 0), (0, 1), …, (1, 1), ….
+pub fn gram(base: Option<&[f32]>, models: &[&[f32]]) -> Vec<f64> {
+    let mut sums = Vec::with_capacity(models.len() * (models.len() + 1) / 2);
+    for (i, x) in models.iter().enumerate() {
+        sums.extend(models[i..].iter().map(|y| product_of_changes(base.unwrap_or(&[]), x, y)));
     }
+    sums
 }
 
 /// The magnitude of a number as an integer of the same order.
 pub fn magnitude(value: f32) -> u32 {
     value.abs().to_bits()
-}
-
-/// Which changes DARE keeps (Yu et al. 2024, arXiv 2311.03099): an endless row of draws, one per element, that can be entered
-/// anywhere, so that pieces may be worked on in any order.
-#[derive(Clone, Copy, Debug)]
-pub struct Draws([u8; 32]);
-
-impl Draws {
-    /// The draws of one tensor of one model.
-    pub fn new(seed: u64, model: usize, tensor: &str) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&seed.to_le_bytes());
-        hasher.update(b"dare");
-        hasher.update(&(model as u64).to_le_bytes());
-        hasher.update(tensor.as_bytes());
-        Self(*hasher.finalize().as_bytes())
-    }
-
-    /// Numbers in [0, 1), from the one that belongs to element `first` on.
-    pub fn from(&self, first: u64) -> impl FnMut() -> f64 {
-        let mut rng = ChaCha8Rng::from_seed(self.0);
-        rng.set_word_pos(u128::from(first));
-        move || f64::from(rng.next_u32()) / (1u64 << 32) as f64
-    }
-}
-
-/// DARE's sum for one piece that begins at element `first`: each change is kept with probability `density` and then divided by
-/// it; the weighted sum, times lambda, is added to the base.
-pub fn dare(base: &[f32], models: &[&[f32]], weights: &[f64], rule: &Dare, first: u64, out: &mut [f32]) {
-    let mut sums = vec![0.0f64; base.len()];
-    for ((model, weight), draws) in models.iter().zip(weights).zip(&rule.draws) {
-        let mut draw = draws.from(first);
-        for ((sum, &x), &b) in sums.iter_mut().zip(*model).zip(base) {
-            if draw() < rule.density {
-                *sum += weight * f64::from(x - b) / rule.density;
-            }
-        }
-    }
-    for ((o, &b), sum) in out.iter_mut().zip(base).zip(sums) {
-        *o = (f64::from(b) + rule.lambda * sum) as f32;
-    }
-}
-
-/// How much DARE keeps, and what decides it.
-#[derive(Clone, Debug)]
-pub struct Dare {
-    /// Share of changes that are kept.
-    pub density: f64,
-    /// Factor of the sum.
-    pub lambda: f64,
-    /// The draws of each model.
-    pub draws: Vec<Draws>,
 }
 
 /// An adapter's update of one weight: `rows` × n_in numbers of `scale · B·A`, added to `out`, whose first row is row `first`.
@@ -155,14 +99,25 @@ mod tests {
     }
 
     #[test]
-    fn draws_can_be_entered_anywhere() {
-        let draws = Draws::new(3, 0, "blk.0.attn_q.weight");
-        let (mut all, mut part) = (draws.from(0), draws.from(777));
-        (0..777).for_each(|_| {
-            all();
-        });
-        assert!((0..100).all(|_| all() == part()));
-        assert_ne!(Draws::new(3, 1, "t").from(0)(), Draws::new(3, 0, "t").from(0)());
+    fn products_by_hand() {
+        let (b, x, y): (Vec<f32>, Vec<f32>, Vec<f32>) =
+            ((0..11).map(|i| i as f32).collect(), (0..11).map(|i| i as f32 + 2.0).collect(), vec![1.0; 11]);
+        // Of differences: 11 · 2², 2 · Σ (1 − i), Σ (1 − i)².
+        assert_eq!(gram(Some(&b), &[&x, &y]), [44.0, -88.0, 286.0]);
+        assert_eq!(gram(None, &[&y]), [11.0]);
+    }
+
+    #[test]
+    fn a_stock_lies_between_base_and_mean() {
+        // Two models: right angles leave the base, 60 degrees go two thirds of the way, one direction all of it.
+        for (cosine, t) in [(0.0, 0.0), (0.5, 2.0 / 3.0), (1.0, 1.0), (-0.5, 0.0)] {
+            let found = stock_coefficients(&[4.0, 6.0 * cosine, 9.0], 2);
+            let right = found.iter().zip([1.0 - t, t / 2.0, t / 2.0]).all(|(f, w)| (f - w).abs() < 1e-12);
+            assert!(right, "{cosine}: {found:?}");
+        }
+        // Three: cosines 1, 0 and 0.5 have the mean 0.5, and t = 1.5 / 2.
+        let found = stock_coefficients(&[1.0, 1.0, 0.0, 1.0, 0.5, 1.0], 3);
+        assert!(found.iter().zip([0.25, 0.25, 0.25, 0.25]).all(|(f, w)| (f - w).abs() < 1e-12), "{found:?}");
     }
 
     #[test]

@@ -25,20 +25,28 @@ impl<'a> Source<'a> {
 /// One tensor of the output and where its values come from, in the models' order.
 #[derive(Clone, Debug)]
 pub(super) struct Matched<'a> {
-    pub(super) name: &'a str,
+    pub(super) name: String,
     pub(super) sources: Vec<Source<'a>>,
 }
 
 /// The head of models that have one of their own; the others use their embeddings.
-const HEAD: &str = "output.weight";
+pub(super) const HEAD: &str = "output.weight";
 const EMBEDDINGS: &str = "token_embd.weight";
 /// Keys that say which rows of the embeddings are which tokens; they must agree.
 const VOCABULARY: [&str; 5] = ["model", "pre", "tokens", "merges", "scores"];
 /// Keys that say how far a model was trained to look, not what its weights mean.
 const ABOUT: [&str; 1] = ["context_length"];
 
+/// Whether blocks are merged with those of the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blocks {
+    Stay,
+    /// Models may have different numbers of blocks, and differ in what each block is told.
+    Move,
+}
+
 /// Compares every model with the first. Returns what differs without harm, where the first model's word counts.
-pub(super) fn compare(files: &[&File]) -> Result<Vec<String>> {
+pub(super) fn compare(files: &[&File], blocks: Blocks) -> Result<Vec<String>> {
     let (Some(first), mut notes) = (files.first(), Vec::new()) else { return Ok(Vec::new()) };
     for other in files.iter().skip(1) {
         let mismatch = |what: String| {
@@ -56,6 +64,9 @@ pub(super) fn compare(files: &[&File]) -> Result<Vec<String>> {
             if a == b {
                 continue;
             }
+            if blocks == Blocks::Move && key.starts_with(&prefix) && tells_of_blocks(key, a, b) {
+                continue;
+            }
             let vocabulary = key.strip_prefix("tokenizer.ggml.").is_some_and(|k| VOCABULARY.contains(&k));
             let size = key.strip_prefix(&prefix).is_some_and(|k| !ABOUT.contains(&k));
             if vocabulary || size {
@@ -67,6 +78,11 @@ pub(super) fn compare(files: &[&File]) -> Result<Vec<String>> {
         }
     }
     Ok(notes)
+}
+
+/// The number of blocks, and lists that have an entry for each.
+fn tells_of_blocks(key: &str, ours: Option<&Value>, theirs: Option<&Value>) -> bool {
+    key.ends_with(".block_count") || matches!((ours, theirs), (Some(Value::Array(_)), Some(Value::Array(_))))
 }
 
 /// What two values differ in, the second first.
@@ -108,28 +124,30 @@ pub(super) fn match_tensors<'a>(files: &[&'a File]) -> Result<Vec<Matched<'a>>> 
             names.push(HEAD);
         }
     }
-    names.into_iter().map(|name| matched(name, files)).collect()
+    let named = |name: &str| files.iter().map(|file| (*file, name.to_owned())).collect::<Vec<_>>();
+    names.into_iter().map(|name| match_names(name, &named(name))).collect()
 }
 
-fn matched<'a>(name: &'a str, files: &[&'a File]) -> Result<Matched<'a>> {
+/// Finds one tensor of the output under its name in every file.
+pub(super) fn match_names<'a>(name: &str, files: &[(&'a File, String)]) -> Result<Matched<'a>> {
     let mut sources: Vec<Source> = Vec::with_capacity(files.len());
-    for &file in files {
-        let own = file.tensor(name).or_else(|| file.tensor(EMBEDDINGS).filter(|_| name == HEAD));
-        let Some(tensor) = own else { return Err(mismatch(file, files[0], name, "is missing")) };
+    for (file, there) in files {
+        let own = file.tensor(there).or_else(|| file.tensor(EMBEDDINGS).filter(|_| there == HEAD));
+        let Some(tensor) = own else { return Err(mismatch(file, files[0].0, there, "is missing")) };
         let source = Source { file, tensor };
         if let Some(first) = sources.first() {
             if tensor.ne != first.tensor.ne {
                 let what = format!("is {:?} instead of {:?}", tensor.ne, first.tensor.ne);
-                return Err(mismatch(file, first.file, name, &what));
+                return Err(mismatch(file, first.file, there, &what));
             }
             // Divisors of RoPE's frequencies are constants of the architecture.
-            if name.starts_with("rope_") && !source.equals(first) {
-                return Err(mismatch(file, first.file, name, "holds other constants"));
+            if there.starts_with("rope_") && !source.equals(first) {
+                return Err(mismatch(file, first.file, there, "holds other constants"));
             }
         }
         sources.push(source);
     }
-    Ok(Matched { name, sources })
+    Ok(Matched { name: name.to_owned(), sources })
 }
 
 fn mismatch(file: &File, first: &File, tensor: &str, what: &str) -> Error {

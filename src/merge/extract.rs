@@ -1,6 +1,6 @@
 //! The way back from folding: what two models differ in, as an adapter of the first.
 
-use super::compat::{compare, match_tensors, Matched};
+use super::compat::{compare, match_tensors, Blocks, Matched};
 use crate::adapter::{Factor, Kept, Limit, Lora, LowRank};
 use crate::error::{Context, Error, Kind, Result};
 use crate::gguf::{validate_model, File};
@@ -40,14 +40,14 @@ pub fn extract(
     limit.validate()?;
     validate_model(base)?;
     validate_model(tuned)?;
-    compare(&[base, tuned])?;
+    compare(&[base, tuned], Blocks::Stay)?;
     let (mut factors, mut kept, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     for matched in match_tensors(&[base, tuned])? {
         let [before, after] = matched.sources.as_slice() else { continue };
         if before.equals(after) {
             continue;
         }
-        let weight = matched.name.to_owned();
+        let weight = matched.name.clone();
         let found = difference(runtime, &matched).and_then(|(change, norms)| {
             [before, after].iter().for_each(|source| source.file.release(source.tensor));
             reduce(&matched, change, norms, limit, seed)
@@ -96,7 +96,7 @@ fn reduce(matched: &Matched, change: Vec<f32>, [norm, size]: [f64; 2], limit: Li
         return Ok(Found::Same);
     }
     let ne = matched.sources[0].tensor.ne;
-    if !is_linear(matched.name, ne) {
+    if !is_linear(&matched.name, ne) {
         return Ok(Found::NotLinear(norm / size.max(f64::MIN_POSITIVE)));
     }
     let mut hasher = blake3::Hasher::new();
@@ -105,7 +105,7 @@ fn reduce(matched: &Matched, change: Vec<f32>, [norm, size]: [f64; 2], limit: Li
     hasher.update(matched.name.as_bytes());
     let mut rng = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
     let low = LowRank::of_matrix(change, ne[0] as usize, limit.rank, &mut rng)?;
-    let (factor, kept) = low.factor(matched.name, limit, norm)?;
+    let (factor, kept) = low.factor(&matched.name, limit, norm)?;
     Ok(Found::Linear(factor, kept))
 }
 

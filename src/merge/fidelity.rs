@@ -1,5 +1,7 @@
 //! How much of a wanted change survives being stored: a small change of a quantised weight vanishes below half a step.
 
+use crate::kernel::change_sums;
+
 /// Sums over the elements of a tensor, from which the figures follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Fidelity {
@@ -13,15 +15,17 @@ pub struct Fidelity {
 impl Fidelity {
     /// Counts a piece: what the weights were, what they should be, and what was stored.
     pub fn add(&mut self, before: &[f32], target: &[f32], stored: &[f32]) {
-        for ((&before, &target), &stored) in before.iter().zip(target).zip(stored) {
-            let before = f64::from(before);
-            let (wanted, realised) = (f64::from(target) - before, f64::from(stored) - before);
-            self.wanted += wanted * wanted;
-            self.realised += realised * realised;
-            self.product += wanted * realised;
-            self.error += (realised - wanted) * (realised - wanted);
-        }
+        let [wanted, realised, product, error] = change_sums(before, target, stored);
+        self.wanted += wanted;
+        self.realised += realised;
+        self.product += product;
+        self.error += error;
         self.n += before.len() as u64;
+    }
+
+    /// False where a value was no finite number, or changes are too large for their squares.
+    pub(super) fn is_finite(&self) -> bool {
+        (self.wanted + self.realised + self.error).is_finite()
     }
 
     /// Takes over the sums of the next piece.

@@ -14,7 +14,7 @@ pub(super) struct Lineage<'a> {
     /// linear, ties, …, or fold.
     pub(super) method: &'a str,
     /// The method's numbers.
-    pub(super) parameters: Vec<(&'static str, f64)>,
+    pub(super) parameters: Vec<(&'a str, f64)>,
     /// Weights of the models, or scales of the adapters.
     pub(super) weights: Vec<f64>,
     /// The models, base first where there is one.

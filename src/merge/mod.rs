@@ -6,6 +6,7 @@
 //! memory does not grow with the models.
 
 mod blend;
+mod codec;
 mod combine;
 mod compat;
 mod evidence;
@@ -15,26 +16,30 @@ mod lineage;
 mod method;
 mod outtype;
 mod pass;
+mod recipe;
 mod report;
 mod run;
 mod select;
+mod task;
 
-pub use combine::{add_update, dare, magnitude, slerp_coefficients, ties, weighted_sum, Dare, Draws};
+pub use combine::{add_update, gram, magnitude, slerp_coefficients, stock_coefficients, weighted_sum};
 pub use evidence::{Evidence, Findings, Subject, PROMPTS, TEXT};
 pub use extract::{extract, Extraction};
 pub use fidelity::Fidelity;
-pub use method::Method;
-pub use outtype::{Bound, OutType};
+pub use method::{Method, TaskVectors, Thinning, Vectors, EPSILON, GAMMA};
+pub use outtype::{Bound, OutType, TensorType};
+pub use recipe::{cook, Recipe};
 pub use report::{Report, TensorReport};
+pub use task::{add_task_vectors, Cut, Draws};
 
 use crate::adapter::{import, Lora};
 use crate::error::{Error, Kind, Result};
-use crate::gguf::{check_fits, validate_adapter, validate_model, Entry, File};
+use crate::gguf::{check_fits, validate_adapter, validate_model, Entry, File, Header, Imatrix};
 use crate::runtime::Runtime;
 use blend::Update;
-use compat::{compare, match_tensors, Source};
+use compat::{compare, match_tensors, Blocks, Source};
 use lineage::{header, Lineage};
-use run::{Job, Rule, Run};
+use run::{Done, Job, Rule, Run};
 use std::path::Path;
 
 /// How the output is stored.
@@ -42,10 +47,30 @@ use std::path::Path;
 pub struct Options {
     /// Types of the output's tensors.
     pub out: OutType,
+    /// Types by tensor names; the first that fits counts, and before `out`, also for tensors that do not change.
+    pub types: Vec<TensorType>,
+    /// Importances for the encoders.
+    pub imatrix: Option<Imatrix>,
+    /// Most bytes of data per file of the output; one file where there is no limit.
+    pub split_max_bytes: Option<u64>,
     /// Threads at work.
     pub threads: usize,
     /// Whether an existing output is replaced.
     pub overwrite: bool,
+}
+
+impl Default for Options {
+    /// Types are kept, on one thread, and nothing is replaced.
+    fn default() -> Self {
+        Self {
+            out: OutType::Keep,
+            types: Vec::new(),
+            imatrix: None,
+            split_max_bytes: None,
+            threads: 1,
+            overwrite: false,
+        }
+    }
 }
 
 /// Merges models into `output`, or only computes what would come of it. `each` hears of every tensor that is done.
@@ -61,13 +86,13 @@ pub fn merge(
     method.validate(models.len(), base.is_some())?;
     let all: Vec<&File> = models.iter().copied().chain(base).collect();
     all.iter().try_for_each(|file| validate_model(file))?;
-    let notes = compare(&all)?;
+    let notes = compare(&all, Blocks::Stay)?;
     let jobs = match_tensors(&all)?.into_iter().map(|matched| {
         let mut sources = matched.sources;
-        let entry = entry(matched.name, &sources[0])?;
+        let entry = entry(&matched.name, &sources[0])?;
         // Changes are counted from the base, which therefore comes first.
         sources.rotate_right(usize::from(base.is_some()));
-        Ok(Job { entry, sources, rule: Rule::Merge(method) })
+        Ok(Job { entry, sources, rule: Rule::Merge(method.clone()) })
     });
     let jobs = jobs.collect::<Result<Vec<_>>>()?;
     let lineage = Lineage {
@@ -77,7 +102,8 @@ pub fn merge(
         models: base.into_iter().chain(models.iter().copied()).collect(),
         adapters: Vec::new(),
     };
-    finish((runtime, jobs, options), &lineage, models[0], notes, output, each)
+    let header = header(models[0], &lineage)?;
+    finish(Plan { runtime, jobs, options, header }, &lineage, models[0], notes, output, each)
 }
 
 /// Folds adapters, each with its scale, into a model. Tensors that no adapter changes are copied, whatever type is wanted.
@@ -110,27 +136,38 @@ pub fn fold(
         models: vec![base],
         adapters: adapters.iter().map(|(file, _)| *file).collect(),
     };
-    finish((runtime, jobs, options), &lineage, base, Vec::new(), output, each)
+    let header = header(base, &lineage)?;
+    finish(Plan { runtime, jobs, options, header }, &lineage, base, Vec::new(), output, each)
 }
 
+/// All that is to be done.
+struct Plan<'a> {
+    runtime: &'a Runtime,
+    jobs: Vec<Job<'a>>,
+    options: &'a Options,
+    header: Header,
+}
+
+/// Carries a plan out. `tokens` is the file whose tokenizer the output has.
 fn finish(
-    plan: (&Runtime, Vec<Job>, &Options),
+    plan: Plan,
     lineage: &Lineage,
-    first: &File,
+    tokens: &File,
     notes: Vec<String>,
     output: Option<&Path>,
     each: &mut dyn FnMut(&TensorReport),
 ) -> Result<Report> {
-    let (runtime, jobs, options) = plan;
-    let inputs = lineage.models.iter().chain(&lineage.adapters).map(|file| file.path()).collect();
+    let Plan { runtime, jobs, options, header } = plan;
+    let inputs = lineage.models.iter().chain(&lineage.adapters).copied().collect();
     let run = Run { runtime, jobs, options, inputs };
-    let (tensors, bytes) = run.run(header(first, lineage)?, output, each)?;
+    let Done { tensors, bytes, files } = run.run(header, output, each)?;
     Ok(Report {
         method: lineage.method.to_owned(),
         tensors,
         bytes,
-        keys_from: first.path().display().to_string(),
-        has_template: first.get("tokenizer.chat_template").is_some(),
+        files,
+        keys_from: tokens.path().display().to_string(),
+        has_template: tokens.get("tokenizer.chat_template").is_some(),
         notes,
         evidence: None,
     })

@@ -56,17 +56,13 @@ impl fmt::Display for Bound {
 impl OutType {
     /// `keep`, `auto`, or the name of a type that ggml can encode, in any case.
     pub fn from_name(name: &str, bound: Bound) -> Result<Self> {
-        let refuse = |what: &str| Err(Error::new(Kind::Argument, format!("--outtype {name}: {what}")));
         match name.to_ascii_lowercase().as_str() {
             "keep" => Ok(Self::Keep),
             "auto" => Ok(Self::Auto(bound)),
-            lower => match Type::ALL.iter().find(|ty| ty.name().eq_ignore_ascii_case(lower)) {
-                Some(&ty) if Runtime::can_quantize(ty) => Ok(Self::Named(ty)),
-                Some(_) => refuse("ggml does not encode it without an importance matrix, or no weights are of it"),
-                None => {
-                    refuse("no type; keep, auto, F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K, Q4_0 and others are known")
-                }
-            },
+            _ => type_from_name(name).map(Self::Named).map_err(|what| {
+                let message = format!("--outtype {name}: {what}");
+                Error::new(Kind::Argument, message)
+            }),
         }
     }
 
@@ -79,8 +75,10 @@ impl OutType {
     }
 
     /// Types to try for a tensor, one after another until its change survives. `entry.ty` is its type in the first model.
-    pub(super) fn rungs(self, entry: &Entry, all_f32: bool) -> Result<Vec<Type>> {
-        let own = Runtime::can_quantize(entry.ty).then_some(entry.ty);
+    /// `importance` tells whether an importance matrix has this tensor.
+    pub(super) fn rungs(self, entry: &Entry, all_f32: bool, importance: bool) -> Result<Vec<Type>> {
+        let encodes = |ty: Type| Runtime::can_quantize(ty) || (importance && Runtime::can_encode(ty));
+        let own = encodes(entry.ty).then_some(entry.ty);
         let rungs = match self {
             Self::Keep => own.into_iter().collect(),
             Self::Auto(_) => {
@@ -89,19 +87,62 @@ impl OutType {
             }
             Self::Named(ty) if is_matrix(entry) && (all_f32 || entry.ty != Type::F32) => {
                 let fits = [ty, Type::Q8_0, Type::F16].into_iter().find(|ty| entry.bytes_as(*ty).is_some());
+                if let Some(ty) = fits.filter(|ty| !encodes(*ty)) {
+                    return Err(lacks_importance(entry, ty));
+                }
                 fits.into_iter().collect()
             }
             Self::Named(_) => own.into_iter().collect::<Vec<_>>(),
         };
         if rungs.is_empty() {
-            let message = format!(
-                "tensor {} is {}, which ggml does not encode without an importance matrix",
-                entry.name,
-                entry.ty.name()
-            );
-            return Err(Error::new(Kind::Unsupported, message + ": choose another --outtype"));
+            return Err(lacks_importance(entry, entry.ty));
         }
         Ok(rungs)
+    }
+}
+
+fn lacks_importance(entry: &Entry, ty: Type) -> Error {
+    let what =
+        format!("tensor {} as {}, which ggml does not encode without an importance matrix", entry.name, ty.name());
+    Error::new(Kind::Unsupported, what + " that has this tensor: give one (--imatrix), or choose another --outtype")
+}
+
+/// A type by its name, in any case, if weights can be stored as it.
+pub(super) fn type_from_name(name: &str) -> std::result::Result<Type, &'static str> {
+    match Type::ALL.iter().find(|ty| ty.name().eq_ignore_ascii_case(name)) {
+        Some(&ty) if Runtime::can_encode(ty) => Ok(ty),
+        Some(_) => Err("no weights are of this type"),
+        None => Err("no type; keep, auto, F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K, Q4_0 and others are known"),
+    }
+}
+
+/// A type for the tensors whose name a pattern is found in, as `llama-quantize --tensor-type` understands it.
+#[derive(Clone, Debug)]
+pub struct TensorType {
+    text: String,
+    pattern: regex_lite::Regex,
+    ty: Type,
+}
+
+impl TensorType {
+    /// `PATTERN=TYPE`, the pattern a regular expression.
+    pub fn parse(text: &str) -> Result<Self> {
+        let refuse = |what: &str| Error::new(Kind::Argument, format!("--tensor-type {text}: {what}"));
+        let (pattern, ty) = text.rsplit_once('=').ok_or_else(|| refuse("expected PATTERN=TYPE"))?;
+        let ty = type_from_name(ty).map_err(refuse)?;
+        let pattern = regex_lite::RegexBuilder::new(pattern).case_insensitive(true).build();
+        let pattern = pattern.map_err(|e| refuse(&e.to_string()))?;
+        Ok(Self { text: text.to_owned(), pattern, ty })
+    }
+
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The type, if this tensor is meant.
+    pub(super) fn of(&self, name: &str) -> Option<Type> {
+        self.pattern.is_match(name).then_some(self.ty)
     }
 }
 
@@ -182,7 +223,8 @@ mod tests {
         assert_eq!(of("AUTO").unwrap(), OutType::Auto(Bound::Cosine(0.9)));
         assert_eq!(of("q4_k").unwrap(), OutType::Named(Type::Q4_K));
         assert_eq!(of("BF16").unwrap(), OutType::Named(Type::BF16));
-        for bad in ["", "q9", "iq2_xxs", "i32", "q8_1"] {
+        assert_eq!(of("iq2_xxs").unwrap(), OutType::Named(Type::IQ2_XXS));
+        for bad in ["", "q9", "i32", "q8_1"] {
             assert_eq!(of(bad).unwrap_err().kind(), Kind::Argument, "{bad}");
         }
     }
@@ -190,8 +232,9 @@ mod tests {
     #[test]
     fn rungs_lead_from_the_own_type_upwards() {
         let auto = OutType::Auto(Bound::Cosine(0.9));
-        let rungs =
-            |out: OutType, ty: Type, ne: &[u64]| out.rungs(&entry("blk.0.attn_q.weight", ty, ne), false).unwrap();
+        let rungs = |out: OutType, ty: Type, ne: &[u64]| {
+            out.rungs(&entry("blk.0.attn_q.weight", ty, ne), false, false).unwrap()
+        };
         assert_eq!(rungs(auto, Type::Q4_1, &[64, 2]), [Type::Q4_1, Type::Q8_0, Type::F16]);
         assert_eq!(rungs(auto, Type::Q8_0, &[64, 2]), [Type::Q8_0, Type::F16]);
         assert_eq!(rungs(auto, Type::BF16, &[64, 2]), [Type::BF16]);
@@ -201,13 +244,31 @@ mod tests {
         assert_eq!(rungs(OutType::Named(Type::Q4_K), Type::F16, &[256, 2]), [Type::Q4_K]);
         assert_eq!(rungs(OutType::Named(Type::Q4_K), Type::F16, &[96, 2]), [Type::Q8_0]);
         assert_eq!(rungs(OutType::Named(Type::Q4_K), Type::F16, &[90, 2]), [Type::F16]);
-        assert!(OutType::Keep.rungs(&entry("w.weight", Type::IQ1_S, &[256, 2]), false).is_err());
+        let needs = entry("w.weight", Type::IQ1_S, &[256, 2]);
+        for out in [OutType::Keep, OutType::Named(Type::IQ2_XS)] {
+            let error = out.rungs(&needs, false, false).unwrap_err();
+            assert!(error.kind() == Kind::Unsupported && error.to_string().contains("w.weight"), "{error}");
+            assert_eq!(out.rungs(&needs, false, true).unwrap().len(), 1);
+        }
+    }
+
+    #[test]
+    fn patterns_are_found_anywhere_in_a_name() {
+        let of = |text: &str, name: &str| TensorType::parse(text).unwrap().of(name);
+        assert_eq!(of(r"blk\..*ffn_down=q6_k", "blk.7.ffn_down.weight"), Some(Type::Q6_K));
+        assert_eq!(of("attn_v=Q8_0", "blk.7.ffn_down.weight"), None);
+        for (bad, says) in
+            [("attn", "PATTERN=TYPE"), ("attn=q9", "no type"), ("(=f16", "(=f16"), ("a=i8", "no weights")]
+        {
+            let error = TensorType::parse(bad).unwrap_err();
+            assert!(error.kind() == Kind::Argument && error.to_string().contains(says), "{error}");
+        }
     }
 
     #[test]
     fn small_tensors_stay_what_they_are() {
         let named = OutType::Named(Type::Q8_0);
-        let to = |name: &str, ty: Type, ne: &[u64], all_f32| named.rungs(&entry(name, ty, ne), all_f32).unwrap();
+        let to = |name: &str, ty: Type, ne: &[u64], all_f32| named.rungs(&entry(name, ty, ne), all_f32, false).unwrap();
         assert_eq!(to("blk.0.attn_q.weight", Type::F32, &[64, 64], true), [Type::Q8_0]);
         // A matrix that a quantised model keeps in F32 has its reasons.
         assert_eq!(to("blk.0.attn_q.weight", Type::F32, &[64, 64], false), [Type::F32]);

@@ -3,6 +3,7 @@
 use super::{Bound, Evidence, Fidelity};
 use quant::Type;
 use serde_json::{json, Value};
+use std::path::PathBuf;
 
 /// What became of one tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,8 +43,10 @@ pub struct Report {
     pub method: String,
     /// The tensors in the output's order.
     pub tensors: Vec<TensorReport>,
-    /// Length of the file, or of the one that would be written.
+    /// Length of the files together, or of the one that would be written.
     pub bytes: u64,
+    /// The files that were written, the first one first.
+    pub files: Vec<PathBuf>,
     /// File whose tokenizer, template and other keys the output has.
     pub keys_from: String,
     /// True if that file has a chat template.
@@ -88,8 +91,9 @@ impl Report {
     /// For machines: everything, tensor by tensor.
     pub fn to_json(&self) -> Value {
         let tensors: Vec<Value> = self.tensors.iter().map(TensorReport::to_json).collect();
+        let files: Vec<String> = self.files.iter().map(|path| path.display().to_string()).collect();
         json!({
-            "method": self.method, "bytes": self.bytes, "copied": self.copied(), "raised": self.raised(),
+            "method": self.method, "bytes": self.bytes, "files": files, "copied": self.copied(), "raised": self.raised(),
             "fidelity": numbers(&self.overall()), "keys_from": self.keys_from, "has_template": self.has_template,
             "notes": self.notes, "tensors": tensors, "evidence": self.evidence.as_ref().map(Evidence::to_json),
         })

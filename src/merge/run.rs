@@ -3,18 +3,21 @@
 use super::blend::{Blend, Update};
 use super::compat::Source;
 use super::outtype::file_type;
-use super::pass::{Chunk, Pass};
-use super::{Fidelity, Method, Options, OutType, TensorReport};
+use super::pass::{Chunk, Pass, STORE_VALUES};
+use super::{codec, Fidelity, Method, Options, OutType, TensorReport};
 use crate::error::{Context, Error, Kind, Result};
-use crate::gguf::{validate_model, Entry, Header, Stream, Value};
+use crate::gguf::{validate_model, Entry, File, Header, Stream, Value};
 use crate::runtime::Runtime;
 use quant::Type;
-use std::path::Path;
+use rayon::ThreadPool;
+use std::path::{Path, PathBuf};
 
 /// Bytes that a copy writes at once.
 const COPY_BYTES: usize = 1 << 20;
 /// `GGML_QNT_VERSION`.
 const QUANTIZATION_VERSION: u32 = 2;
+/// What llama.cpp tells of the importance matrix that a file was quantised with.
+const IMATRIX_KEYS: &str = "quantize.imatrix.";
 
 /// What is to become of one tensor.
 #[derive(Debug)]
@@ -29,9 +32,9 @@ pub(super) struct Job<'a> {
 /// How its values follow from the sources.
 #[derive(Debug)]
 pub(super) enum Rule<'a> {
-    /// The first source's bytes.
+    /// The first source's bytes, or its values where another type was asked for by name.
     Copy,
-    Merge(&'a Method),
+    Merge(Method),
     Fold(Vec<Update<'a>>),
 }
 
@@ -41,41 +44,46 @@ pub(super) struct Run<'a> {
     pub(super) jobs: Vec<Job<'a>>,
     pub(super) options: &'a Options,
     /// Every file that is read.
-    pub(super) inputs: Vec<&'a Path>,
+    pub(super) inputs: Vec<&'a File>,
+}
+
+/// What came of a run.
+pub(super) struct Done {
+    pub(super) tensors: Vec<TensorReport>,
+    /// Bytes of the files together.
+    pub(super) bytes: u64,
+    /// The files, or those that would be written.
+    pub(super) files: Vec<PathBuf>,
 }
 
 impl Run<'_> {
     /// Does every job; without an output nothing is written, but everything is computed. Tells each tensor's end to `each`.
-    /// Returns the reports and the length of the file.
     pub(super) fn run(
         &self,
         mut header: Header,
         output: Option<&Path>,
         each: &mut dyn FnMut(&TensorReport),
-    ) -> Result<(Vec<TensorReport>, u64)> {
-        if let Some(path) = output {
-            self.check_output(path)?;
-        }
-        let all_f32 = self.jobs.iter().all(|job| job.entry.ty == Type::F32);
-        let mut rungs = Vec::with_capacity(self.jobs.len());
-        for job in &self.jobs {
-            rungs.push(match job.rule {
-                Rule::Copy => vec![job.entry.ty],
-                _ if self.only_copied(job) => vec![job.entry.ty],
-                _ => self.options.out.rungs(&job.entry, all_f32)?,
-            });
-            header.push(job.entry.clone())?;
-        }
-        let quantized = rungs.iter().flatten().any(|ty| ty.is_quantized());
-        if quantized && header.get("general.quantization_version").is_none() {
-            header.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
-        }
+    ) -> Result<Done> {
+        let rungs = self.rungs()?;
+        let sizes: Vec<u64> = self.jobs.iter().zip(&rungs).map(|(job, rungs)| most(job, rungs)).collect();
+        let limit = self.options.split_max_bytes;
+        let files = output.map_or_else(Vec::new, |path| Stream::paths(path, &sizes, limit));
+        files.iter().try_for_each(|path| self.check_output(path))?;
+        self.jobs.iter().try_for_each(|job| header.push(job.entry.clone()))?;
+        self.describe(&mut header, &rungs);
         let (start, alignment) = (header.to_bytes().len() as u64, header.alignment());
         let counts_types = matches!(header.get("general.file_type"), Some(Value::U32(_)));
-        let mut stream = output.map(|path| Stream::create(path, header)).transpose()?;
+        let mut stream = match (output, limit) {
+            (None, _) => None,
+            (Some(path), None) => Some(Stream::create(path, header)?),
+            (Some(path), Some(limit)) => Some(Stream::create_split(path, header, &sizes, limit)?),
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.options.threads.max(1)).build();
+        let pool = pool.map_err(|e| Error::new(Kind::Memory, format!("cannot start threads: {e}")))?;
         let mut reports = Vec::with_capacity(self.jobs.len());
         for (index, (job, rungs)) in self.jobs.iter().zip(&rungs).enumerate() {
-            let report = self.tensor(index, job, rungs, &mut stream).during(|| format!("tensor {}", job.entry.name))?;
+            let report = self.tensor(&pool, index, job, rungs, &mut stream);
+            let report = report.during(|| format!("tensor {}", job.entry.name))?;
             job.sources.iter().for_each(|source| source.file.release(source.tensor));
             each(&report);
             reports.push(report);
@@ -91,13 +99,82 @@ impl Run<'_> {
                 stream.finish(self.options.overwrite, validate_model)?
             }
         };
-        Ok((reports, bytes))
+        Ok(Done { tensors: reports, bytes, files })
     }
 
-    /// A type that ggml cannot encode stays where nothing has to be encoded.
-    fn only_copied(&self, job: &Job) -> bool {
-        let own = job.entry.ty;
-        !matches!(self.options.out, OutType::Named(_)) && !Runtime::can_quantize(own) && job.copies(own).is_some()
+    /// The types to try for every tensor.
+    fn rungs(&self) -> Result<Vec<Vec<Type>>> {
+        let all_f32 = self.jobs.iter().all(|job| job.entry.ty == Type::F32);
+        for wanted in &self.options.types {
+            if !self.jobs.iter().any(|job| wanted.of(&job.entry.name).is_some()) {
+                let message = format!("--tensor-type {}: no tensor has such a name", wanted.text());
+                return Err(Error::new(Kind::Argument, message));
+            }
+        }
+        self.jobs.iter().map(|job| self.rungs_of(job, all_f32)).collect()
+    }
+
+    fn rungs_of(&self, job: &Job, all_f32: bool) -> Result<Vec<Type>> {
+        let entry = &job.entry;
+        let importance = self.importance(entry)?.is_some();
+        if let Some((wanted, ty)) = self.options.types.iter().find_map(|w| Some((w, w.of(&entry.name)?))) {
+            let refuse = |what: &str| {
+                let message = format!("--tensor-type {}: tensor {} {what}", wanted.text(), entry.name);
+                Err(Error::new(Kind::Argument, message))
+            };
+            if entry.bytes_as(ty).is_none() {
+                return refuse(&format!("has rows of {}, no whole number of blocks", entry.ne[0]));
+            }
+            if ty != entry.ty && Runtime::needs_imatrix(ty) && !importance {
+                return refuse("is in no importance matrix that was given (--imatrix)");
+            }
+            return Ok(vec![ty]);
+        }
+        match job.rule {
+            Rule::Copy => Ok(vec![entry.ty]),
+            // A type that ggml cannot encode stays where nothing has to be encoded.
+            _ if !(matches!(self.options.out, OutType::Named(_)) || Runtime::can_quantize(entry.ty) || importance)
+                && job.copies(entry.ty).is_some() =>
+            {
+                Ok(vec![entry.ty])
+            }
+            _ => self.options.out.rungs(entry, all_f32, importance),
+        }
+    }
+
+    /// The importances of a tensor's inputs, where there are any.
+    fn importance(&self, entry: &Entry) -> Result<Option<&[f32]>> {
+        match &self.options.imatrix {
+            Some(imatrix) => imatrix.of(&entry.name, &entry.ne),
+            None => Ok(None),
+        }
+    }
+
+    /// Keys that tell how the file is stored.
+    fn describe(&self, header: &mut Header, rungs: &[Vec<Type>]) {
+        header.remove(|key| key.starts_with("split."));
+        let quantized = rungs.iter().flatten().any(|ty| ty.is_quantized());
+        if quantized && header.get("general.quantization_version").is_none() {
+            header.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
+        }
+        let tells = |header: &Header| {
+            ["file", "dataset", "entries_count", "chunks_count"]
+                .iter()
+                .any(|key| header.get(&format!("{IMATRIX_KEYS}{key}")).is_some())
+        };
+        let copies = |(job, rungs): (&Job, &Vec<Type>)| job.copies(rungs[0]).is_some();
+        if tells(header) && !self.jobs.iter().zip(rungs).all(copies) {
+            header.remove(|key| key.starts_with(IMATRIX_KEYS));
+        }
+        if let Some(imatrix) = &self.options.imatrix {
+            header.set(&format!("{IMATRIX_KEYS}entries_count"), Value::U32(imatrix.len() as u32));
+            if let Some(dataset) = imatrix.dataset() {
+                header.set(&format!("{IMATRIX_KEYS}dataset"), Value::String(dataset.to_owned()));
+            }
+            if let Some(chunks) = imatrix.chunks() {
+                header.set(&format!("{IMATRIX_KEYS}chunks_count"), Value::U32(chunks));
+            }
+        }
     }
 
     /// An input is never written to, and nothing that exists is replaced unasked.
@@ -109,7 +186,9 @@ impl Run<'_> {
         }
         let Ok(meta) = std::fs::metadata(path) else { return Ok(()) };
         let real = path.canonicalize().ok();
-        if self.inputs.iter().any(|input| input.canonicalize().ok() == real) {
+        let read = self.inputs.iter().flat_map(|file| file.paths().iter().map(PathBuf::as_path));
+        let imatrix = self.options.imatrix.iter().map(|imatrix| imatrix.path());
+        if read.chain(imatrix).any(|input| input.canonicalize().ok() == real) {
             return refuse("is one of the inputs");
         }
         if !meta.is_file() {
@@ -121,40 +200,60 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn tensor(&self, index: usize, job: &Job, rungs: &[Type], stream: &mut Option<Stream>) -> Result<TensorReport> {
+    fn tensor(
+        &self,
+        pool: &ThreadPool,
+        index: usize,
+        job: &Job,
+        rungs: &[Type],
+        stream: &mut Option<Stream>,
+    ) -> Result<TensorReport> {
         let (name, from) = (job.entry.name.clone(), job.entry.ty);
         if let Some(source) = job.copies(rungs[0]) {
             if let Some(stream) = stream {
                 stream.begin(index, source.tensor.ty)?;
-                source.data().chunks(COPY_BYTES).try_for_each(|bytes| stream.write(bytes))?;
+                for (i, bytes) in source.data().chunks(COPY_BYTES).enumerate() {
+                    stream.write(bytes)?;
+                    source.file.release_range(source.tensor, i * COPY_BYTES..(i + 1) * COPY_BYTES);
+                }
             }
             return Ok(TensorReport { name, from, to: rungs[0], copied: true, raised: false, fidelity: None });
         }
         let n_per_row = job.entry.ne[0] as usize;
         let n_rows = job.entry.ne[1..].iter().product::<u64>() as usize;
-        let (runtime, threads) = (self.runtime, self.options.threads);
-        let pass = Pass { runtime, sources: &job.sources, threads, n_per_row, n_rows };
+        let pass = Pass { runtime: self.runtime, pool, sources: &job.sources, n_per_row, n_rows };
         let blend = match &job.rule {
             Rule::Merge(method) => Blend::new(method, &job.entry.name, &pass)?,
             Rule::Fold(updates) => Blend::Fold(updates),
-            Rule::Copy => return Err(Error::new(Kind::Internal, "a copy without a source")),
+            Rule::Copy => Blend::Sum(vec![1.0]),
         };
+        let store = Store {
+            pass: &pass,
+            blend: &blend,
+            importance: self.importance(&job.entry)?,
+            rows_per_matrix: job.entry.ne.get(1).copied().unwrap_or(1) as usize,
+        };
+        let bound = self.options.out.bound();
         let mut last = (rungs[0], Fidelity::default());
         for &ty in rungs {
             if let Some(stream) = stream {
                 stream.begin(index, ty)?;
             }
-            last = (ty, store(&pass, &blend, ty, stream)?);
-            let enough = self.options.out.bound().is_none_or(|bound| bound.holds(&last.1));
-            if enough {
+            last = (ty, store.run(ty, stream)?);
+            if bound.is_none_or(|bound| bound.holds(&last.1)) {
                 break;
             }
         }
         let (to, fidelity) = last;
         // A type that had to be raised because ggml does not encode the own one counts as well.
-        let raised = self.options.out.bound().is_some() && to != from;
+        let raised = bound.is_some() && to != from;
         Ok(TensorReport { name, from, to, copied: false, raised, fidelity: Some(fidelity) })
     }
+}
+
+/// The largest that a tensor can become.
+fn most(job: &Job, rungs: &[Type]) -> u64 {
+    rungs.iter().filter_map(|ty| job.entry.bytes_as(*ty)).max().unwrap_or(0)
 }
 
 impl<'a> Job<'a> {
@@ -171,7 +270,7 @@ impl<'a> Job<'a> {
                 });
                 match alone {
                     Some(i) => self.sources.get(i)?,
-                    // Every method leaves equal tensors as they are.
+                    None if !method.keeps_equals() => return None,
                     None => self.sources.iter().all(|s| s.tensor.ty == ty && s.equals(first)).then_some(first)?,
                 }
             }
@@ -180,25 +279,55 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Computes the tensor, encodes it as `ty`, decodes that again to measure it, and writes it.
-fn store(pass: &Pass, blend: &Blend, ty: Type, stream: &mut Option<Stream>) -> Result<Fidelity> {
-    let work = |chunk: &Chunk| {
-        let target = blend.apply(chunk, pass.n_per_row);
-        let bytes = pass.runtime.quantize(ty, &target, pass.n_per_row)?;
-        let mut stored = vec![0.0; target.len()];
-        pass.runtime.dequantize(ty, &bytes, &mut stored)?;
-        if let Some(i) = stored.iter().position(|v| !v.is_finite()) {
-            let message = format!("{} is too large for {}", target[i], ty.name());
-            return Err(Error::new(Kind::Numeric, message));
+/// How a tensor is computed and stored.
+struct Store<'a> {
+    pass: &'a Pass<'a>,
+    blend: &'a Blend<'a>,
+    /// A row of importances per matrix of a stack.
+    importance: Option<&'a [f32]>,
+    rows_per_matrix: usize,
+}
+
+impl Store<'_> {
+    /// Computes the tensor, encodes it as `ty`, decodes that again to measure it, and writes it.
+    fn run(&self, ty: Type, stream: &mut Option<Stream>) -> Result<Fidelity> {
+        let (runtime, n_per_row) = (self.pass.runtime, self.pass.n_per_row);
+        let work = |chunk: &Chunk| {
+            let target = self.blend.apply(chunk, n_per_row)?;
+            let bytes = self.encode(ty, chunk.first_row, &target)?;
+            let mut stored = vec![0.0; target.len()];
+            codec::decode(runtime, ty, &bytes, &mut stored)?;
+            let mut fidelity = Fidelity::default();
+            fidelity.add(&chunk.values[0], &target, &stored);
+            if !fidelity.is_finite() {
+                if let Some(i) = stored.iter().position(|v| !v.is_finite()) {
+                    let message = format!("{} is too large for {}", target[i], ty.name());
+                    return Err(Error::new(Kind::Numeric, message));
+                }
+            }
+            Ok((bytes, fidelity))
+        };
+        let mut total = Fidelity::default();
+        self.pass.run(STORE_VALUES, work, |(bytes, fidelity)| {
+            total.merge(&fidelity);
+            stream.as_mut().map_or(Ok(()), |stream| stream.write(&bytes))
+        })?;
+        Ok(total)
+    }
+
+    /// Encodes rows from `first_row` on; each matrix of a stack has importances of its own.
+    fn encode(&self, ty: Type, first_row: usize, values: &[f32]) -> Result<Vec<u8>> {
+        let (runtime, n) = (self.pass.runtime, self.pass.n_per_row);
+        let Some(importance) = self.importance else { return codec::encode(runtime, ty, values, n, None) };
+        let mut out = Vec::new();
+        let (mut row, mut rest) = (first_row, values);
+        while !rest.is_empty() {
+            let matrix = row / self.rows_per_matrix;
+            let rows = (self.rows_per_matrix - row % self.rows_per_matrix).min(rest.len() / n);
+            let (here, after) = rest.split_at(rows * n);
+            out.extend(codec::encode(runtime, ty, here, n, Some(&importance[matrix * n..(matrix + 1) * n]))?);
+            (row, rest) = (row + rows, after);
         }
-        let mut fidelity = Fidelity::default();
-        fidelity.add(&chunk.values[0], &target, &stored);
-        Ok((bytes, fidelity))
-    };
-    let mut total = Fidelity::default();
-    pass.run(work, |(bytes, fidelity)| {
-        total.merge(&fidelity);
-        stream.as_mut().map_or(Ok(()), |stream| stream.write(&bytes))
-    })?;
-    Ok(total)
+        Ok(out)
+    }
 }

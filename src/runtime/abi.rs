@@ -297,8 +297,8 @@ table! {
     /// Copies the last error lines that ggml or llama.cpp logged into `buf`; returns the bytes written.
     last_log: fn(buf: *mut c_char, bytes: usize) -> usize;
 
-    /// `ggml_quantize_chunk` without an importance matrix.
-    quantize: fn(ty: c_int, src: *const f32, dst: *mut c_void, n_rows: i64, n_per_row: i64) -> usize,
+    /// `ggml_quantize_chunk`; `imatrix` is NULL or has `n_per_row` numbers.
+    quantize: fn(ty: c_int, src: *const f32, dst: *mut c_void, n_rows: i64, n_per_row: i64, imatrix: *const f32) -> usize,
     /// `ggml_backend_sched_alloc_graph`
     sched_alloc: fn(sched: *mut GgmlScheduler, graph: *mut GgmlGraph) -> bool,
     /// `ggml_backend_sched_graph_compute`

@@ -22,6 +22,10 @@ pub(super) struct FileWeights {
 
 impl FileWeights {
     fn new(runtime: &Arc<Runtime>, file: Arc<File>) -> Result<Self> {
+        if file.paths().len() > 1 {
+            let message = format!("{}: a host's model in {} files", file.path().display(), file.paths().len());
+            return Err(Error::new(Kind::Unsupported, message + " cannot be attached to yet"));
+        }
         let all = file.all();
         // ggml takes buffers that start where a vector register may be loaded from.
         if !(all.as_ptr() as usize).is_multiple_of(super::graph::ALIGNMENT) {

@@ -103,11 +103,12 @@ unsafe extern "C-unwind" fn quantize(
     dst: *mut c_void,
     n_rows: i64,
     n_per_row: i64,
+    imatrix: *const f32,
 ) -> usize {
     // SAFETY: forwarded; the caller checked type and sizes.
     unsafe {
         let chunk = unwinding!(ggml_quantize_chunk: fn(sys::ggml_type, *const f32, *mut c_void, i64, i64, i64, *const f32) -> usize);
-        chunk(ty as sys::ggml_type, src, dst, 0, n_rows, n_per_row, std::ptr::null())
+        chunk(ty as sys::ggml_type, src, dst, 0, n_rows, n_per_row, imatrix)
     }
 }
 

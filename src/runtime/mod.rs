@@ -156,8 +156,19 @@ impl Runtime {
 
     /// True for types that ggml encodes without an importance matrix.
     pub fn can_quantize(ty: quant::Type) -> bool {
+        Self::can_encode(ty) && !Self::needs_imatrix(ty)
+    }
+
+    /// True for types that ggml encodes, with an importance matrix if need be.
+    pub fn can_encode(ty: quant::Type) -> bool {
         use quant::Type::*;
-        !matches!(ty, IQ2_XXS | IQ2_XS | IQ1_S | Q8_1 | Q8_K | I8 | I16 | I32 | I64 | F64)
+        !matches!(ty, Q8_1 | Q8_K | I8 | I16 | I32 | I64 | F64)
+    }
+
+    /// True for types that ggml does not encode without an importance matrix.
+    pub fn needs_imatrix(ty: quant::Type) -> bool {
+        use quant::Type::*;
+        matches!(ty, IQ2_XXS | IQ2_XS | IQ1_S)
     }
 
     /// Quantises rows of `n_per_row` values with ggml's own encoder.
@@ -165,25 +176,41 @@ impl Runtime {
     /// # Errors
     /// If the values are no whole rows of whole blocks or not all finite, or ggml does not encode the type.
     pub fn quantize(&self, ty: quant::Type, values: &[f32], n_per_row: usize) -> Result<Vec<u8>> {
+        self.quantize_with(ty, values, n_per_row, None)
+    }
+
+    /// The same with an importance matrix: a number for every value of a row.
+    pub fn quantize_with(
+        &self,
+        ty: quant::Type,
+        values: &[f32],
+        n_per_row: usize,
+        imatrix: Option<&[f32]>,
+    ) -> Result<Vec<u8>> {
         let row = ty.row_bytes(n_per_row as u64).filter(|_| n_per_row > 0 && values.len().is_multiple_of(n_per_row));
         let Some(row) = row else {
             let message = format!("{} values in rows of {n_per_row} cannot be stored as {}", values.len(), ty.name());
             return Err(Error::new(Kind::Argument, message));
         };
-        if !Self::can_quantize(ty) {
+        if imatrix.is_some_and(|importances| importances.len() != n_per_row) {
+            return Err(Error::new(Kind::Argument, "the importance matrix is for rows of another length"));
+        }
+        if !Self::can_encode(ty) || (Self::needs_imatrix(ty) && imatrix.is_none()) {
             let message = format!("ggml does not encode {} without an importance matrix", ty.name());
             return Err(Error::new(Kind::Unsupported, message));
         }
         // The encoders of the code-book types fail an assertion on what is no number.
-        if let Some(bad) = values.iter().position(|v| !v.is_finite()) {
-            return Err(Error::new(Kind::Numeric, format!("value {bad} is {}", values[bad])));
+        if let Some(bad) = values.iter().chain(imatrix.unwrap_or_default()).position(|v| !v.is_finite()) {
+            let what = values.get(bad).map_or("an importance that is no number".to_owned(), |v| format!("{v}"));
+            return Err(Error::new(Kind::Numeric, format!("value {bad} is {what}")));
         }
         let n_rows = values.len() / n_per_row;
         let mut out = vec![0u8; row as usize * n_rows];
-        // SAFETY: `out` has room for `n_rows` rows, checked above.
+        // SAFETY: `out` has room for `n_rows` rows, and the matrix has a number for each value of one, checked above.
         let written = guard::guarded(|| unsafe {
             let (src, dst) = (values.as_ptr(), out.as_mut_ptr().cast());
-            (self.table.quantize)(ty.id() as i32, src, dst, n_rows as i64, n_per_row as i64)
+            let imatrix = imatrix.map_or(std::ptr::null(), <[f32]>::as_ptr);
+            (self.table.quantize)(ty.id() as i32, src, dst, n_rows as i64, n_per_row as i64, imatrix)
         })?;
         if written == out.len() {
             Ok(out)

@@ -6,6 +6,7 @@ mod bench_command;
 mod capi;
 mod check_models;
 mod devices;
+mod codecs;
 mod golden;
 mod gradients;
 mod graph;

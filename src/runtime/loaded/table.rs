@@ -86,9 +86,10 @@ unsafe extern "C-unwind" fn quantize<const SLOT: usize>(
     dst: *mut c_void,
     n_rows: i64,
     n_per_row: i64,
+    imatrix: *const f32,
 ) -> usize {
     // SAFETY: forwarded; the caller checked type and sizes.
-    unsafe { (host::<SLOT>().symbols.ggml_quantize_chunk)(ty, src, dst, 0, n_rows, n_per_row, std::ptr::null()) }
+    unsafe { (host::<SLOT>().symbols.ggml_quantize_chunk)(ty, src, dst, 0, n_rows, n_per_row, imatrix) }
 }
 
 unsafe extern "C" fn buffer_device<const SLOT: usize>(buffer: *mut GgmlBuffer) -> *mut GgmlDevice {

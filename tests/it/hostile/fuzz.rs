@@ -7,7 +7,7 @@ use super::program::run;
 use crate::models::runtime;
 use llama_align::error::{Kind, Result};
 use llama_align::gguf::{validate_model, Array, File, Value};
-use llama_align::merge::{fold, merge, Method, Options, OutType};
+use llama_align::merge::{fold, merge, Method, Options};
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -163,8 +163,8 @@ fn what_is_accepted_is_merged_or_refused_but_never_aborts() {
     let (good, adapter) = (dir.path().join("good.gguf"), Image::read(adapters::good(&base)));
     std::fs::write(&good, &base.bytes).unwrap();
     let good = File::open(&good).unwrap();
-    let method = Method::Linear { weights: vec![0.5, 0.5] };
-    let options = Options { out: OutType::Keep, threads: 1, overwrite: true };
+    let method = Method::linear(&[0.5, 0.5]);
+    let options = Options { overwrite: true, ..Options::default() };
     let mut made = [0; 2];
     for i in 0..MERGED * effort() {
         let of_adapter = i % 2 == 0;

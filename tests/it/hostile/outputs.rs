@@ -14,8 +14,8 @@ use std::path::Path;
 /// Merges `bad.gguf` with `good.gguf` in this order, or folds an adapter into the first.
 fn attempt(dir: &Path, names: &[&str], out: OutType) -> Result<Report> {
     let files = names.iter().map(|name| File::open(&dir.join(name))).collect::<Result<Vec<_>>>()?;
-    let (options, output) = (Options { out, threads: 1, overwrite: true }, dir.join("out.gguf"));
-    let (runtime, method) = (runtime(), Method::Linear { weights: vec![0.5, 0.5] });
+    let (options, output) = (Options { out, overwrite: true, ..Options::default() }, dir.join("out.gguf"));
+    let (runtime, method) = (runtime(), Method::linear(&[0.5, 0.5]));
     match files.as_slice() {
         [base, adapter] if adapter.get("adapter.type").is_some() => {
             fold(&runtime, base, &[(adapter, 1.0)], &options, Some(&output), &mut |_| {})

@@ -5,7 +5,7 @@ use crate::models::runtime;
 use crate::random::Random;
 use llama_align::error::Kind;
 use llama_align::gguf::{validate_model, Array, File, Value};
-use llama_align::merge::{Bound, Method, OutType};
+use llama_align::merge::{Bound, Method, OutType, TaskVectors, Thinning, Vectors};
 use llama_align::runtime::{Context, Model, Runtime};
 use quant::Type;
 
@@ -43,13 +43,30 @@ fn weights() -> impl Iterator<Item = Type> {
 
 fn methods(n: usize) -> Vec<(Method, bool)> {
     let weights: Vec<f64> = (0..n).map(|i| 0.3 + 0.4 * i as f64).collect();
-    vec![
+    let task = |thinning, elect, normalize| {
+        let task = TaskVectors { weights: weights.clone(), thinning, elect, normalize, lambda: 1.0 };
+        (Method::TaskVectors(task), true)
+    };
+    let all = |x: f64| vec![x; n];
+    let mut list = vec![
         (linear(&weights), false),
-        (Method::TaskArithmetic { weights: weights.clone(), lambda: 0.7 }, true),
-        (Method::Ties { weights: weights.clone(), density: 0.5, lambda: 1.0 }, true),
-        (Method::DareLinear { weights, density: 0.5, lambda: 1.0, seed: 1 }, true),
-        (Method::Slerp { t: 0.4 }, false),
-    ]
+        (Method::task_arithmetic(&weights, 0.7), true),
+        (Method::ties(&weights, 0.5, 1.0), true),
+        task(Thinning::Random { density: all(0.5), rescale: true, seed: 1 }, false, false),
+        task(Thinning::Random { density: all(0.5), rescale: false, seed: 1 }, true, true),
+        task(Thinning::ByRank { density: all(0.5), epsilon: all(0.3), rescale: true, seed: 1 }, true, true),
+        task(Thinning::WithoutOutliers { density: all(0.5), gamma: all(0.1) }, false, false),
+    ];
+    if n == 2 {
+        list.push((Method::Slerp { t: 0.4 }, false));
+        list.push((Method::ModelStock { filter_wise: false }, true));
+        list.push((Method::ModelStock { filter_wise: true }, true));
+        for of in [Vectors::Whole, Vectors::Rows, Vectors::Columns] {
+            let method = Method::NuSlerp { weights: weights.clone(), of };
+            list.extend([(method.clone(), false), (method, true)]);
+        }
+    }
+    list
 }
 
 fn data<'a>(file: &'a File, name: &str) -> &'a [u8] {
@@ -152,8 +169,11 @@ fn bytes_do_not_depend_on_threads_or_on_the_day() {
     bench.tiny("llama-untied", Type::Q8_0, "a.gguf");
     bench.varied("a.gguf", "b.gguf", |i, v| v + (i as f32).sin() * 0.02);
     for (method, with_base) in methods(1).into_iter().filter(|(_, base)| *base).chain(methods(2)) {
-        let models = &["b.gguf", "b.gguf"][..method.weights().len().max(if with_base { 1 } else { 2 })];
-        let models = if with_base { models } else { &["a.gguf", "b.gguf"] };
+        let models: &[&str] = match (method.weights().len(), with_base) {
+            (1, true) => &["b.gguf"],
+            (_, true) => &["b.gguf", "b.gguf"],
+            _ => &["a.gguf", "b.gguf"],
+        };
         let base = with_base.then_some("a.gguf");
         let bytes = [1, 2, 5].map(|threads| {
             let options = llama_align::merge::Options { threads, ..options(OutType::Named(Type::Q4_0)) };

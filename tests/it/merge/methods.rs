@@ -3,7 +3,7 @@
 use super::{keep, linear, values, Bench, Content};
 use llama_align::error::Kind;
 use llama_align::gguf::File;
-use llama_align::merge::{dare, magnitude, slerp_coefficients, ties, weighted_sum, Dare, Draws, Method};
+use llama_align::merge::{magnitude, slerp_coefficients, weighted_sum, Method, TaskVectors, Thinning, Vectors};
 use quant::Type;
 
 /// A file with one tensor of these values, which no architecture needs to understand.
@@ -89,20 +89,20 @@ fn opposite_tensors_have_no_arc() {
 #[test]
 fn task_vectors_are_added_to_the_base() {
     let (base, a, b): (&[f32], &[f32], &[f32]) = (&[1.0, 2.0, 0.0], &[2.0, 2.0, 1.0], &[1.0, 0.0, 4.0]);
-    let method = Method::TaskArithmetic { weights: vec![1.0, 0.5], lambda: 2.0 };
+    let method = Method::task_arithmetic(&[1.0, 0.5], 2.0);
     // base + 2·(1·(1, 0, 1) + 0.5·(0, −2, 4))
     close(&merged(Some(base), &[a, b], &method), &[3.0, 0.0, 6.0]);
     // A model taken away from what it was trained from, and back.
-    let away = Method::TaskArithmetic { weights: vec![-1.0], lambda: 1.0 };
+    let away = Method::task_arithmetic(&[-1.0], 1.0);
     close(&merged(Some(base), &[a], &away), &[0.0, 2.0, -1.0]);
-    let nothing = Method::TaskArithmetic { weights: vec![1.0, 1.0], lambda: 0.0 };
+    let nothing = Method::task_arithmetic(&[1.0, 1.0], 0.0);
     assert_eq!(merged(Some(base), &[a, b], &nothing), base);
 }
 
 #[test]
 fn ties_elects_trims_and_averages() {
     let (base, a, b): (&[f32], &[f32], &[f32]) = (&[0.0; 4], &[1.0, -2.0, 0.5, 0.0], &[-3.0, -1.0, 0.5, 2.0]);
-    let method = |density, lambda| Method::Ties { weights: vec![1.0, 0.5], density, lambda };
+    let method = |density, lambda| Method::ties(&[1.0, 0.5], density, lambda);
     close(&merged(Some(base), &[a, b], &method(1.0, 1.0)), &[-3.0, -1.6666667, 0.5, 2.0]);
     close(&merged(Some(base), &[a, b], &method(1.0, 0.5)), &[-1.5, -0.8333333, 0.25, 1.0]);
     // The two largest of each: (1, −2, 0, 0) and (−3, 0, 0, 2).
@@ -112,9 +112,9 @@ fn ties_elects_trims_and_averages() {
     let found = merged(Some(&shift(base)), &[&shift(a), &shift(b)], &method(0.5, 1.0));
     close(&found, &[5.0, 6.0, 8.0, 10.0]);
     // Equal and opposite: nothing is elected.
-    let mut out = [0.0];
-    ties(&[7.0], &[&[8.0], &[6.0]], &[1.0, 1.0], &[0, 0], 1.0, &mut out);
-    assert_eq!((out, magnitude(-2.0)), ([7.0], magnitude(2.0)));
+    let even = Method::ties(&[1.0, 1.0], 1.0, 1.0);
+    assert_eq!(merged(Some(&[7.0]), &[&[8.0], &[6.0]], &even), [7.0]);
+    assert_eq!(magnitude(-2.0), magnitude(2.0));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn ties_trims_a_tensor_of_many_chunks_exactly() {
     let bench = Bench::new();
     Content::bare().f32(NAME, &[256, n as u64 / 256], &x).write(&bench.path("a.gguf"));
     Content::bare().f32(NAME, &[256, n as u64 / 256], &vec![0.0; n]).write(&bench.path("base.gguf"));
-    let method = Method::Ties { weights: vec![1.0], density: 0.3, lambda: 1.0 };
+    let method = Method::ties(&[1.0], 0.3, 1.0);
     bench.merge(&["a.gguf"], Some("base.gguf"), &method, &keep(), "out.gguf").unwrap();
     let found = values(&File::open(&bench.path("out.gguf")).unwrap(), NAME);
     let kept = (0.3 * n as f64) as usize;
@@ -134,24 +134,63 @@ fn ties_trims_a_tensor_of_many_chunks_exactly() {
     assert!(right && found.iter().filter(|v| **v != 0.0).count() == kept);
 }
 
+fn thinned(weights: &[f64], thinning: Thinning, elect: bool, lambda: f64) -> Method {
+    Method::TaskVectors(TaskVectors { weights: weights.to_vec(), thinning, elect, normalize: false, lambda })
+}
+
 #[test]
 fn dare_keeps_a_share_and_the_mean() {
     let n = 200_000;
     let (base, model) = (vec![1.0f32; n], vec![3.0f32; n]);
-    let rule = |seed| Dare { density: 0.25, lambda: 0.5, draws: vec![Draws::new(seed, 0, "t")] };
-    let run = |rule: &Dare| {
-        let mut out = vec![0.0; n];
-        dare(&base, &[&model], &[1.0], rule, 0, &mut out);
-        out
+    let run = |seed| {
+        let thinning = Thinning::Random { density: vec![0.25], rescale: true, seed };
+        merged(Some(&base), &[&model], &thinned(&[1.0], thinning, false, 0.5))
     };
-    let out = run(&rule(1));
+    let out = run(1);
     // Kept: 1 + 0.5 · 2 / 0.25.
     assert!(out.iter().all(|&v| v == 1.0 || v == 5.0));
     let share = out.iter().filter(|&&v| v == 5.0).count() as f64 / n as f64;
     assert!((share - 0.25).abs() < 0.004, "{share}");
-    assert!(out == run(&rule(1)) && out != run(&rule(2)));
-    let all = Method::DareLinear { weights: vec![2.0], density: 1.0, lambda: 1.0, seed: 0 };
-    assert_eq!(merged(Some(&[1.0, 2.0]), &[&[2.0, 4.0]], &all), [3.0, 6.0]);
+    assert!(out == run(1) && out != run(2));
+    let all = Thinning::Random { density: vec![1.0], rescale: true, seed: 0 };
+    assert_eq!(merged(Some(&[1.0, 2.0]), &[&[2.0, 4.0]], &thinned(&[2.0], all, false, 1.0)), [3.0, 6.0]);
+}
+
+#[test]
+fn breadcrumbs_drop_the_largest_and_the_smallest() {
+    let base = [1.0f32; 10];
+    let model: Vec<f32> = (0..10).map(|i| 1.0 + if i % 2 == 0 { i as f32 } else { -(i as f32) }).collect();
+    // Of ten changes the largest (9) and the five smallest go.
+    let rule = |elect| thinned(&[0.5], Thinning::WithoutOutliers { density: vec![0.4], gamma: vec![0.1] }, elect, 2.0);
+    for elect in [false, true] {
+        let found = merged(Some(&base), &[&model], &rule(elect));
+        close(&found, &[1.0, 1.0, 1.0, 1.0, 1.0, -4.0, 7.0, -6.0, 9.0, 1.0]);
+    }
+}
+
+#[test]
+fn models_of_a_stock_lie_on_either_side() {
+    // Changes (1, 0) and (0, 2) at right angles leave the base; (1, 0) and (1, 1) at 45 degrees do not.
+    let stock = Method::ModelStock { filter_wise: false };
+    let base: &[f32] = &[1.0, 1.0];
+    assert_eq!(merged(Some(base), &[&[2.0, 1.0], &[1.0, 3.0]], &stock), base);
+    let t = 2.0 * 0.5f64.sqrt() / (1.0 + 0.5f64.sqrt());
+    close(&merged(Some(base), &[&[2.0, 1.0], &[2.0, 2.0]], &stock), &[1.0 + t, 1.0 + t * 0.5]);
+}
+
+#[test]
+fn nuslerp_turns_by_weights_wholes_rows_and_columns() {
+    let weights = vec![3.0, 1.0];
+    let of = |of| Method::NuSlerp { weights: weights.clone(), of };
+    let (a, b): (&[f32], &[f32]) = (&[1.0, 0.0], &[0.0, 2.0]);
+    close(&merged(None, &[a, b], &of(Vectors::Whole)), &[0.92387953, 0.76536686]);
+    close(&merged(None, &[a, b], &of(Vectors::Rows)), &[0.92387953, 0.76536686]);
+    // A column of one number each: (1, 0) and (0, 2) are no directions, so straight lines.
+    close(&merged(None, &[a, b], &of(Vectors::Columns)), &[0.75, 0.5]);
+    // From a base: its changes are turned.
+    let shift = |x: &[f32]| x.iter().map(|v| v + 5.0).collect::<Vec<_>>();
+    let found = merged(Some(&[5.0, 5.0]), &[&shift(a), &shift(b)], &of(Vectors::Whole));
+    close(&found, &[5.92387953, 5.76536686]);
 }
 
 #[test]

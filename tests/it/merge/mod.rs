@@ -4,9 +4,12 @@ mod algebra;
 mod evidence;
 mod files;
 mod fold;
+mod golden;
 mod methods;
 mod program;
+mod recipes;
 mod refusals;
+mod storage;
 
 use crate::models::runtime;
 use crate::tiny;
@@ -24,7 +27,10 @@ struct Content {
 
 impl Content {
     fn of(path: &Path) -> Self {
-        let file = File::open(path).unwrap();
+        Self::of_file(&File::open(path).unwrap())
+    }
+
+    fn of_file(file: &File) -> Self {
         let tensors = file.tensors().iter();
         let tensors =
             tensors.map(|t| (t.name.clone(), t.ty, t.ne[..t.n_dims as usize].to_vec(), file.data(t).to_vec()));
@@ -130,7 +136,7 @@ impl Bench {
 }
 
 fn options(out: OutType) -> Options {
-    Options { out, threads: 2, overwrite: false }
+    Options { out, threads: 2, ..Options::default() }
 }
 
 fn keep() -> Options {
@@ -138,7 +144,7 @@ fn keep() -> Options {
 }
 
 fn linear(weights: &[f64]) -> Method {
-    Method::Linear { weights: weights.to_vec() }
+    Method::linear(weights)
 }
 
 /// A tensor's values by the readable decoders.

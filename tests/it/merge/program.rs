@@ -98,6 +98,39 @@ fn merging_and_folding_print_their_evidence() {
 }
 
 #[test]
+fn recipes_are_cooked_and_what_they_cannot_mean_is_refused() {
+    let bench = workshop();
+    let dir = bench.dir.path();
+    let recipe = "merge_method: slerp\nbase_model: a.gguf\nmodels:\n- model: a.gguf\n- model: b.gguf\n\
+                  parameters:\n  t: [{filter: mlp, value: [0, 1]}, {value: 0.5}]\ndtype: float16\n";
+    std::fs::write(bench.path("r.yml"), recipe).unwrap();
+    let ran = run(dir, "merge r.yml -o out.gguf");
+    assert!(ran.status == 0 && ran.out.contains("in out.gguf"), "{} {}", ran.out, ran.err);
+    let ty = |file: &str| File::open(&bench.path(file)).unwrap().tensor("blk.0.attn_q.weight").unwrap().ty;
+    assert_eq!(ty("out.gguf"), Type::F16);
+    let ran = run(dir, "merge r.yml -o kept.gguf --outtype keep --split-max-size 1M --json");
+    assert_eq!((ran.status, ty("kept.gguf")), (0, Type::Q8_0), "{}", ran.err);
+    let before = bench.files();
+    let ran = run(dir, "merge r.yml --dry-run");
+    assert!(ran.status == 0 && bench.files() == before && ran.out.contains("bytes would be written"), "{}", ran.err);
+    std::fs::write(bench.path("lora.yml"), recipe.replace("model: b.gguf", "model: b.gguf+adapter.gguf")).unwrap();
+    std::fs::write(bench.path("typo.yml"), recipe.replace("filter", "fliter")).unwrap();
+    let before = bench.files();
+    for (line, status, says) in [
+        ("merge lora.yml -o x.gguf", 69, "fold it into its model first"),
+        ("merge typo.yml -o x.gguf", 2, "typo.yml"),
+        ("merge missing.yml -o x.gguf", 66, "missing.yml"),
+        ("merge r.yml -m a.gguf -o x.gguf", 2, "cannot be used with"),
+        ("merge r.yml --method ties -o x.gguf", 2, "cannot be used with"),
+        ("merge r.yml", 2, "--output"),
+    ] {
+        let ran = run(dir, line);
+        assert!(ran.status == status && ran.err.contains(says), "{line}: {} {}", ran.status, ran.err);
+        assert_eq!(bench.files(), before, "{line}");
+    }
+}
+
+#[test]
 fn flags_that_mean_nothing_are_usage_errors() {
     let bench = workshop();
     let before = bench.files();
@@ -109,20 +142,25 @@ fn flags_that_mean_nothing_are_usage_errors() {
         (format!("{two} --method karcher"), "karcher"),
         (format!("{two} --weight 1"), "1 weights for 2 models"),
         (format!("{two} --weight 1 --weight -1"), "add up to 0"),
-        (format!("{two} --weight nan --weight 1"), "--weight NaN"),
+        (format!("{two} --weight nan --weight 1"), "weight NaN"),
         (format!("{two} --slerp-t 0.5"), "takes no --slerp-t"),
         (format!("{two} --density 0.5"), "takes no --density"),
         (format!("{two} --seed 1"), "takes no --seed"),
-        (format!("{two} --base a.gguf"), "takes no --base"),
+        (format!("{two} --base a.gguf"), "takes no base"),
         (format!("{two} --method slerp"), "needs --slerp-t"),
-        (format!("{two} --method slerp --slerp-t 2"), "--slerp-t 2"),
+        (format!("{two} --method slerp --slerp-t 2"), "t 2:"),
         (format!("{two} --method slerp --slerp-t 0.5 --weight 1"), "takes no --weight"),
         (format!("{two} --method ties --base a.gguf"), "needs --density"),
-        (format!("{two} --method ties --density 0.5"), "needs --base"),
-        (format!("{two} --method dare_linear --base a.gguf --density 0"), "--density 0"),
+        (format!("{two} --method ties --density 0.5"), "needs a base"),
+        (format!("{two} --method dare_linear --base a.gguf --density 0"), "density 0"),
         (format!("{two} --outtype q9"), "--outtype q9"),
-        (format!("{two} --outtype iq2_xxs"), "importance matrix"),
         (format!("{two} --min-cosine 0.5"), "--outtype auto"),
+        (format!("{two} --tensor-type attn_q"), "PATTERN=TYPE"),
+        (format!("{two} --tensor-type nothing=q8_0"), "no tensor has such a name"),
+        (format!("{two} --split-max-size 3K"), "--split-max-size 3K"),
+        (format!("{two} --split-max-size 0M"), "--split-max-size 0M"),
+        (format!("{two} --method model_stock --base a.gguf --weight 1"), "takes no --weight"),
+        (format!("{two} --method della --base a.gguf --density 0.5 --epsilon 0.6"), "epsilon 0.6"),
         (format!("{two} --outtype auto --min-cosine 2"), "--min-cosine 2"),
         (format!("{two} --outtype auto --min-gain nan"), "--min-gain NaN"),
         (format!("{two} --min-gain 0.5"), "--outtype auto"),

@@ -58,7 +58,7 @@ fn what_does_not_belong_together_is_named() {
         for (models, base) in [(vec!["a.gguf", "b.gguf"], None), (vec!["a.gguf"], Some("b.gguf"))] {
             let method = match base {
                 None => linear(&[1.0, 1.0]),
-                Some(_) => Method::TaskArithmetic { weights: vec![1.0], lambda: 1.0 },
+                Some(_) => Method::task_arithmetic(&[1.0], 1.0),
             };
             let error = bench.merge(&models, base, &method, &keep(), "out.gguf").unwrap_err();
             let text = error.to_string();
