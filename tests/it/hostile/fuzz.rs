@@ -183,5 +183,6 @@ fn what_is_accepted_is_merged_or_refused_but_never_aborts() {
             Err(error) => assert!(!output.exists() && error.kind() != Kind::Internal, "{i}: {error}"),
         }
     }
-    assert!(made.iter().all(|&n| n > MERGED * effort() / 40), "{made:?} were made");
+    // Most changes of a model make it another one than the one that it is merged with.
+    assert!(made.iter().all(|&n| n > MERGED * effort() / 150), "{made:?} were made");
 }
