@@ -108,7 +108,7 @@ impl llama_align_merge_params {
         if out.bound().is_none() && (min_cosine > 0.0 || min_gain > 0.0) {
             return Err(argument("min_cosine and min_gain are for the type \"auto\""));
         }
-        Ok((Options { out, threads: threads(n_threads), overwrite }, verify))
+        Ok((Options { out, threads: threads(n_threads), overwrite, ..Options::default() }, verify))
     }
 }
 

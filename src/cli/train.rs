@@ -130,6 +130,7 @@ pub(super) fn one(
     let trained = outcome.as_ref().and_then(|o| o.result.adapter.clone()).or_else(|| engine.adapter());
     let trained = trained.ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?;
     export(&trained, &lineage, &run_dir.adapter())?;
+    run_dir.prune_checkpoints(usize::MAX, config.save_total_limit + usize::from(config.save_total_limit > 0))?;
     let eval_data = match (&held_out, &config.eval_data) {
         (Some(held_out), path) => Some(data_record(path.as_ref().unwrap_or(&args.data), held_out.data())?),
         (None, _) => None,

@@ -57,6 +57,8 @@ impl<'a> Blend<'a> {
                 match of {
                     Vectors::Whole => Ok(Self::Sum(turned(t, &products(pass, has_base)?, has_base)?)),
                     Vectors::Rows => Ok(Self::RowSums(RowRule::Turn { t, has_base })),
+                    // A vector is one direction, as in mergekit, not a matrix of one row.
+                    Vectors::Columns if pass.n_rows == 1 => Ok(Self::RowSums(RowRule::Turn { t, has_base })),
                     Vectors::Columns => columns(pass, t, has_base),
                 }
             }

@@ -112,14 +112,20 @@ impl RunDir {
     pub fn save(&self, checkpoint: &Checkpoint, limit: usize) -> Result<PathBuf> {
         let path = self.checkpoint(checkpoint.state.done);
         checkpoint.write(&path)?;
+        self.prune_checkpoints(checkpoint.state.done, limit)?;
+        Ok(path)
+    }
+
+    /// Removes the earliest checkpoints up to step `last` beyond `limit` (0 keeps all): a run that was killed may have left one
+    /// too many.
+    pub fn prune_checkpoints(&self, last: usize, limit: usize) -> Result<()> {
         if limit > 0 {
             let earlier = self.checkpoints()?;
-            let earlier = earlier.iter().filter(|(step, _)| *step < checkpoint.state.done).rev().skip(limit - 1);
-            for (_, old) in earlier {
+            for (_, old) in earlier.iter().filter(|(step, _)| *step < last).rev().skip(limit - 1) {
                 std::fs::remove_file(old).map_err(|e| Error::io(old, "cannot remove an earlier checkpoint", &e))?;
             }
         }
-        Ok(path)
+        Ok(())
     }
 
     /// The resolved configuration that the run was begun with.

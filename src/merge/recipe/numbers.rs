@@ -139,8 +139,8 @@ impl Recipe {
                 let of = match (whole, rows) {
                     (true, false) => Vectors::Whole,
                     (true, true) => return Err(self.refuse("nuslerp_row_wise needs nuslerp_flatten: false")),
-                    (false, true) => Vectors::Rows,
-                    (false, false) => Vectors::Columns,
+                    (false, true) => Vectors::Columns,
+                    (false, false) => Vectors::Rows,
                 };
                 Method::NuSlerp { weights: self.of_models("weight", place, None)?, of }
             }

@@ -185,8 +185,8 @@ fn nuslerp_turns_by_weights_wholes_rows_and_columns() {
     let (a, b): (&[f32], &[f32]) = (&[1.0, 0.0], &[0.0, 2.0]);
     close(&merged(None, &[a, b], &of(Vectors::Whole)), &[0.92387953, 0.76536686]);
     close(&merged(None, &[a, b], &of(Vectors::Rows)), &[0.92387953, 0.76536686]);
-    // A column of one number each: (1, 0) and (0, 2) are no directions, so straight lines.
-    close(&merged(None, &[a, b], &of(Vectors::Columns)), &[0.75, 0.5]);
+    // One row is a vector, and one direction.
+    close(&merged(None, &[a, b], &of(Vectors::Columns)), &[0.92387953, 0.76536686]);
     // From a base: its changes are turned.
     let shift = |x: &[f32]| x.iter().map(|v| v + 5.0).collect::<Vec<_>>();
     let found = merged(Some(&[5.0, 5.0]), &[&shift(a), &shift(b)], &of(Vectors::Whole));

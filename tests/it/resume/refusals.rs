@@ -129,7 +129,7 @@ fn runs_in_other_directories_leave_the_same_bytes() {
     std::fs::rename(two.path("held-out.jsonl"), two.path("other-name.jsonl")).unwrap();
     two.finish(deep, &[&FLAGS[..], &["--eval-data", "other-name.jsonl"]].concat());
     let (a, b) = (one.files("run"), two.files(deep));
-    assert_eq!(a.len(), 7, "{:?}", a.keys());
+    assert_eq!(a.len(), 8, "{:?}", a.keys());
     assert!(a == b, "directories or clocks got into a file");
     let keeps_two = [&FLAGS[..12], &["--save-total-limit", "2"]].concat();
     one.finish("short", &keeps_two);
