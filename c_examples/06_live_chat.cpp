@@ -329,7 +329,7 @@ private:
         auto params = llama_align::dataset_params();
         params.method = LLAMA_ALIGN_METHOD_KTO;
         // The prompts are those that the host decoded, template and all.
-        params.flags = LLAMA_ALIGN_DATASET_PLAIN;
+        params.flags = LLAMA_ALIGN_DATASET_PLAIN | LLAMA_ALIGN_DATASET_PARSE_SPECIAL;
         auto all = llama_align::dataset::labelled(*model_, prompts_, answers_, labels_, params);
         std::vector<std::uint64_t> ids;
         for (const auto & row : withdrawn_) {

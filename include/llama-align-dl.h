@@ -43,6 +43,7 @@ typedef struct llama_align_api {
     llama_align_status (*model_check)(const struct llama_align_model *model, const struct llama_align_check_params *params, struct llama_align_check_report *out, struct llama_align_error *err);
     llama_align_status (*dataset_params_init)(struct llama_align_dataset_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*dataset_open)(const struct llama_align_model *model, const char *path, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
+    llama_align_status (*dataset_from_json)(const struct llama_align_model *model, const char *const *rows, size_t n_rows, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
     llama_align_status (*dataset_from_completions)(const struct llama_align_model *model, const char *const *prompts, const char *const *completions, size_t n_rows, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
     llama_align_status (*dataset_from_labelled)(const struct llama_align_model *model, const char *const *prompts, const char *const *completions, const uint8_t *labels, size_t n_rows, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
     llama_align_status (*dataset_from_pairs)(const struct llama_align_model *model, const char *const *prompts, const char *const *chosen, const char *const *rejected, size_t n_rows, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
@@ -105,6 +106,7 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(model_check)
     LLAMA_ALIGN_API_FIND(dataset_params_init)
     LLAMA_ALIGN_API_FIND(dataset_open)
+    LLAMA_ALIGN_API_FIND(dataset_from_json)
     LLAMA_ALIGN_API_FIND(dataset_from_completions)
     LLAMA_ALIGN_API_FIND(dataset_from_labelled)
     LLAMA_ALIGN_API_FIND(dataset_from_pairs)

@@ -139,6 +139,28 @@
 // String prompts are used as they are, without the model's chat template.
 #define LLAMA_ALIGN_DATASET_PLAIN 1
 
+// Names of control tokens in the data become those tokens: for rows that a template has rendered already. Without it they
+// stay text.
+#define LLAMA_ALIGN_DATASET_PARSE_SPECIAL 2
+
+// Rows that are too long are left out and counted.
+#define LLAMA_ALIGN_TOO_LONG_DROP 0
+
+// Their beginning is kept; without a token that has a loss they are left out.
+#define LLAMA_ALIGN_TOO_LONG_TRUNCATE 1
+
+// They are an error, DATA.
+#define LLAMA_ALIGN_TOO_LONG_ERROR 2
+
+// The answer has the loss: of messages the last one.
+#define LLAMA_ALIGN_LOSS_MASK_COMPLETION 0
+
+// Every message of the assistant has, with the token that ends it. For completions only.
+#define LLAMA_ALIGN_LOSS_MASK_ASSISTANT 1
+
+// Everything but the first token has. For completions only.
+#define LLAMA_ALIGN_LOSS_MASK_ALL 2
+
 // Nothing was done yet.
 #define LLAMA_ALIGN_PHASE_NEW 0
 
@@ -301,11 +323,15 @@ typedef struct llama_align_dataset_params {
     uint32_t struct_size;
     // LLAMA_ALIGN_METHOD_*: rows are converted to what it trains on. Default NONE.
     uint32_t method;
-    // Longest row, prompt and answer together, in tokens: 2 to the model's context. Longer rows are left out and counted.
-    // 0, the default: 1024, or the model's context where that is less.
+    // Longest row, prompt and answer together, in tokens: 2 to the model's context. 0, the default: 1024, or the model's
+    // context where that is less.
     uint32_t max_length;
     // LLAMA_ALIGN_DATASET_* bits. Default 0.
     uint32_t flags;
+    // LLAMA_ALIGN_TOO_LONG_*: what becomes of longer rows. Default DROP.
+    uint32_t too_long;
+    // LLAMA_ALIGN_LOSS_MASK_*: which tokens have a loss. Default COMPLETION.
+    uint32_t loss_mask;
 } llama_align_dataset_params;
 
 // What became of the rows.
@@ -322,8 +348,10 @@ typedef struct llama_align_dataset_info {
     uint64_t n_tokens;
     // Of these, tokens of answers: the ones with a loss.
     uint64_t n_answer_tokens;
-    // Tokens of the longest row, rows that were left out included.
+    // Tokens of the longest row, as it was before it was left out or cut.
     uint64_t n_longest;
+    // Rows that were cut to the longest length.
+    uint64_t n_truncated;
 } llama_align_dataset_info;
 
 // A new adapter. Fill it in with llama_align_adapter_params_init().
@@ -678,7 +706,7 @@ llama_align_status llama_align_dataset_params_init(struct llama_align_dataset_pa
                                                    uint32_t struct_size,
                                                    struct llama_align_error *err);
 
-// Reads a JSONL file; its keys decide the form of the rows. `model`: shared. `path` (borrowed): not NULL. `params` (borrowed):
+// Reads a file of one JSON object per line, or of one array of objects; their keys decide the form of the rows. `model`: shared. `path` (borrowed): not NULL. `params` (borrowed):
 // NULL for the defaults. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, MISSING, IO, DATA (names the
 // line), MISMATCH, FORMAT (the template), POISONED. Since 0.1.
 LLAMA_ALIGN_API
@@ -687,6 +715,18 @@ llama_align_status llama_align_dataset_open(const struct llama_align_model *mode
                                             const struct llama_align_dataset_params *params,
                                             struct llama_align_dataset **out,
                                             struct llama_align_error *err);
+
+// Makes a dataset of rows as a file has them: each is one JSON object, of any form that llama_align_dataset_open() reads
+// (messages, pairs, labelled rows, ...). `model`: shared. `rows` (borrowed): `n_rows` strings, none NULL. `params` (borrowed):
+// NULL for the defaults. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, DATA (names the row, from 1),
+// MISMATCH, FORMAT (the template), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_from_json(const struct llama_align_model *model,
+                                                 const char *const *rows,
+                                                 size_t n_rows,
+                                                 const struct llama_align_dataset_params *params,
+                                                 struct llama_align_dataset **out,
+                                                 struct llama_align_error *err);
 
 // Makes a dataset of prompts and answers to imitate. `model`: shared. `prompts`, `completions` (borrowed): `n_rows` strings
 // each, none NULL. `params` (borrowed): NULL for the defaults. `out` (owned): not NULL; NULL is written on failure. Errors:

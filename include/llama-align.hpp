@@ -197,6 +197,17 @@ public:
         handle_.reset(out);
     }
 
+    /** Rows as a file has them: one JSON object each. */
+    static dataset json(const model & of, const std::vector<std::string> & rows,
+                        const llama_align_dataset_params & params = dataset_params()) {
+        const auto r = detail::pointers(rows);
+        llama_align_dataset * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_dataset_from_json(of.get(), r.data(), r.size(), &params, &out, err);
+        });
+        return dataset(out);
+    }
+
     static dataset completions(const model & of, const std::vector<std::string> & prompts,
                                const std::vector<std::string> & completions,
                                const llama_align_dataset_params & params = dataset_params()) {

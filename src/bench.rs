@@ -166,9 +166,9 @@ fn rows(model: &Model, params: &BenchParams) -> Result<Dataset> {
         return Err(Error::new(Kind::Argument, message));
     }
     let n_vocab = model.n_vocab().max(1);
-    let sequence = |salt: usize, length: usize, prompt_len: usize| Sequence {
-        tokens: (0..length).map(|i| ((i * 7919 + salt * 104_729 + 13) % n_vocab) as i32).collect(),
-        prompt_len,
+    let sequence = |salt: usize, length: usize, prompt_len: usize| {
+        let tokens = (0..length).map(|i| ((i * 7919 + salt * 104_729 + 13) % n_vocab) as i32);
+        Sequence::new(tokens.collect(), prompt_len)
     };
     let sample = |i: usize| match params.method {
         Method::Sft => Ok(Sample::Completion { line: i + 1, sequence: sequence(i, params.length, 1) }),

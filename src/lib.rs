@@ -29,6 +29,9 @@ pub mod check;
 pub mod generate;
 
 pub mod data;
+pub mod journal;
+pub mod pairs;
+pub mod rate;
 
 pub mod loss;
 pub mod optim;

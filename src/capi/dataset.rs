@@ -7,7 +7,10 @@ use super::params::{init, read, Out, Params, Struct};
 use super::status::{argument, llama_align_error, llama_align_status};
 use super::text::{array, text, texts};
 use super::LLAMA_ALIGN_OK;
-use crate::data::{read_all, Dataset, EncodeOptions, Example, Form, Report, Row, Rows, Text};
+use crate::data::{
+    read_all, rows_from_json, Columns, Dataset, EncodeOptions, Example, Form, LossMask, Report, Row, Rows, Text,
+    TooLong,
+};
 use crate::error::{Error, Kind, Result};
 use crate::train::Method;
 use std::ffi::c_char;
@@ -32,6 +35,23 @@ pub const LLAMA_ALIGN_METHOD_KTO: u32 = 3;
 
 /// String prompts are used as they are, without the model's chat template.
 pub const LLAMA_ALIGN_DATASET_PLAIN: u32 = 1;
+/// Names of control tokens in the data become those tokens: for rows that a template has rendered already. Without it they
+/// stay text.
+pub const LLAMA_ALIGN_DATASET_PARSE_SPECIAL: u32 = 2;
+
+/// Rows that are too long are left out and counted.
+pub const LLAMA_ALIGN_TOO_LONG_DROP: u32 = 0;
+/// Their beginning is kept; without a token that has a loss they are left out.
+pub const LLAMA_ALIGN_TOO_LONG_TRUNCATE: u32 = 1;
+/// They are an error, DATA.
+pub const LLAMA_ALIGN_TOO_LONG_ERROR: u32 = 2;
+
+/// The answer has the loss: of messages the last one.
+pub const LLAMA_ALIGN_LOSS_MASK_COMPLETION: u32 = 0;
+/// Every message of the assistant has, with the token that ends it. For completions only.
+pub const LLAMA_ALIGN_LOSS_MASK_ASSISTANT: u32 = 1;
+/// Everything but the first token has. For completions only.
+pub const LLAMA_ALIGN_LOSS_MASK_ALL: u32 = 2;
 
 /// How rows become tokens. Fill it in with llama_align_dataset_params_init().
 #[repr(C)]
@@ -41,11 +61,15 @@ pub struct llama_align_dataset_params {
     pub struct_size: u32,
     /// LLAMA_ALIGN_METHOD_*: rows are converted to what it trains on. Default NONE.
     pub method: u32,
-    /// Longest row, prompt and answer together, in tokens: 2 to the model's context. Longer rows are left out and counted.
-    /// 0, the default: 1024, or the model's context where that is less.
+    /// Longest row, prompt and answer together, in tokens: 2 to the model's context. 0, the default: 1024, or the model's
+    /// context where that is less.
     pub max_length: u32,
     /// LLAMA_ALIGN_DATASET_* bits. Default 0.
     pub flags: u32,
+    /// LLAMA_ALIGN_TOO_LONG_*: what becomes of longer rows. Default DROP.
+    pub too_long: u32,
+    /// LLAMA_ALIGN_LOSS_MASK_*: which tokens have a loss. Default COMPLETION.
+    pub loss_mask: u32,
 }
 
 /// What became of the rows.
@@ -64,8 +88,10 @@ pub struct llama_align_dataset_info {
     pub n_tokens: u64,
     /// Of these, tokens of answers: the ones with a loss.
     pub n_answer_tokens: u64,
-    /// Tokens of the longest row, rows that were left out included.
+    /// Tokens of the longest row, as it was before it was left out or cut.
     pub n_longest: u64,
+    /// Rows that were cut to the longest length.
+    pub n_truncated: u64,
 }
 
 // SAFETY: numbers only; no padding, as a test compares.
@@ -82,7 +108,14 @@ unsafe impl Struct for llama_align_dataset_info {
 
 impl Params for llama_align_dataset_params {
     fn defaults() -> Self {
-        Self { struct_size: size_of::<Self>() as u32, method: LLAMA_ALIGN_METHOD_NONE, max_length: 0, flags: 0 }
+        Self {
+            struct_size: size_of::<Self>() as u32,
+            method: LLAMA_ALIGN_METHOD_NONE,
+            max_length: 0,
+            flags: 0,
+            too_long: LLAMA_ALIGN_TOO_LONG_DROP,
+            loss_mask: LLAMA_ALIGN_LOSS_MASK_COMPLETION,
+        }
     }
 }
 
@@ -117,7 +150,8 @@ pub(super) fn method(number: u32) -> Result<Option<Method>> {
 
 impl Options {
     fn new(params: llama_align_dataset_params, n_context: usize) -> Result<Self> {
-        let llama_align_dataset_params { struct_size: _, method: number, max_length, flags } = params;
+        let llama_align_dataset_params { struct_size: _, method: number, max_length, flags, too_long, loss_mask } =
+            params;
         let method = method(number)?;
         let max_length = match max_length as usize {
             0 => EncodeOptions::default().max_length.min(n_context),
@@ -128,11 +162,24 @@ impl Options {
             }
             n => n,
         };
-        if flags & !LLAMA_ALIGN_DATASET_PLAIN != 0 {
+        let (plain, parse_special) = (LLAMA_ALIGN_DATASET_PLAIN, LLAMA_ALIGN_DATASET_PARSE_SPECIAL);
+        if flags & !(plain | parse_special) != 0 {
             return Err(argument(format!("flags: {flags:#x} has bits that are none of LLAMA_ALIGN_DATASET_*")));
         }
-        let apply_template = flags & LLAMA_ALIGN_DATASET_PLAIN == 0;
-        Ok(Self { method, encode: EncodeOptions { apply_template, max_length } })
+        let too_long = match too_long {
+            LLAMA_ALIGN_TOO_LONG_DROP => TooLong::Drop,
+            LLAMA_ALIGN_TOO_LONG_TRUNCATE => TooLong::Truncate,
+            LLAMA_ALIGN_TOO_LONG_ERROR => TooLong::Error,
+            other => return Err(argument(format!("too_long: {other} is none of LLAMA_ALIGN_TOO_LONG_*"))),
+        };
+        let mask = match loss_mask {
+            LLAMA_ALIGN_LOSS_MASK_COMPLETION => LossMask::Completion,
+            LLAMA_ALIGN_LOSS_MASK_ASSISTANT => LossMask::Assistant,
+            LLAMA_ALIGN_LOSS_MASK_ALL => LossMask::All,
+            other => return Err(argument(format!("loss_mask: {other} is none of LLAMA_ALIGN_LOSS_MASK_*"))),
+        };
+        let (apply_template, parse_special) = (flags & plain == 0, flags & parse_special != 0);
+        Ok(Self { method, encode: EncodeOptions { apply_template, max_length, too_long, mask, parse_special } })
     }
 }
 
@@ -162,6 +209,7 @@ fn rows(form: Form, examples: impl Iterator<Item = Example>) -> Result<Rows> {
     let rows: Vec<Row> = examples.enumerate().map(|(i, example)| Row { line: i + 1, example }).collect();
     for row in &rows {
         let (prompt, answers) = match &row.example {
+            Example::Text { .. } => continue,
             Example::Completion { prompt, completion } | Example::Labelled { prompt, completion, .. } => {
                 (prompt, [Some(("completion", completion)), None])
             }
@@ -192,7 +240,7 @@ pub unsafe extern "C" fn llama_align_dataset_params_init(
     unsafe { guard(err, || init(params, struct_size)) }
 }
 
-/// Reads a JSONL file; its keys decide the form of the rows. `model`: shared. `path` (borrowed): not NULL. `params` (borrowed):
+/// Reads a file of one JSON object per line, or of one array of objects; their keys decide the form of the rows. `model`: shared. `path` (borrowed): not NULL. `params` (borrowed):
 /// NULL for the defaults. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, MISSING, IO, DATA (names the
 /// line), MISMATCH, FORMAT (the template), POISONED. Since 0.1.
 #[no_mangle]
@@ -208,6 +256,29 @@ pub unsafe extern "C" fn llama_align_dataset_open(
         let path = unsafe { text(path, "path") }?;
         // SAFETY: as above.
         unsafe { encode(model, params, || read_all(Path::new(path))) }
+    };
+    // SAFETY: as above.
+    unsafe { create(out, err, call) }
+}
+
+/// Makes a dataset of rows as a file has them: each is one JSON object, of any form that llama_align_dataset_open() reads
+/// (messages, pairs, labelled rows, ...). `model`: shared. `rows` (borrowed): `n_rows` strings, none NULL. `params` (borrowed):
+/// NULL for the defaults. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, DATA (names the row, from 1),
+/// MISMATCH, FORMAT (the template), POISONED. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_dataset_from_json(
+    model: *const llama_align_model,
+    rows: *const *const c_char,
+    n_rows: usize,
+    params: *const llama_align_dataset_params,
+    out: *mut *mut llama_align_dataset,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        // SAFETY: pointers are what the header asks for.
+        let list = unsafe { texts(rows, n_rows, "rows") }?;
+        // SAFETY: as above.
+        unsafe { encode(model, params, || rows_from_json("rows", &list, &Columns::default())) }
     };
     // SAFETY: as above.
     unsafe { create(out, err, call) }
@@ -365,7 +436,7 @@ pub unsafe extern "C" fn llama_align_dataset_describe(
     let call = || {
         // SAFETY: `out` is what the header asks for.
         let (object, out) = (get::<DatasetObject>(dataset)?, unsafe { Out::new(out) }?);
-        let Report { rows: _, dropped_too_long, longest, tokens, answer_tokens } = object.data.report;
+        let Report { rows: _, dropped_too_long, truncated, longest, tokens, answer_tokens } = object.data.report;
         out.put(llama_align_dataset_info {
             struct_size: 0,
             max_length: object.max_length as u32,
@@ -374,6 +445,7 @@ pub unsafe extern "C" fn llama_align_dataset_describe(
             n_tokens: tokens as u64,
             n_answer_tokens: answer_tokens as u64,
             n_longest: longest as u64,
+            n_truncated: truncated as u64,
         });
         Ok(LLAMA_ALIGN_OK)
     };

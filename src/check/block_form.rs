@@ -42,7 +42,7 @@ pub(super) fn compare(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize) 
             trace.program.describe(*id)
         });
     }
-    let sequence = Sequence { tokens, prompt_len: 1 };
+    let sequence = Sequence::new(tokens, 1);
     let n_vocab = model.n_vocab();
     let (mut difference, mut size) = (0.0f64, 0.0f64);
     engine.visit_kept_logits(&[&sequence], &mut |_, place, logits| {

@@ -103,9 +103,7 @@ fn past_window(model: &Arc<Model>, trace: &Arc<Trace>, n: usize, n_threads: usiz
     context.decode(&batch, |i| (first - 1..n - 1).contains(&i))?;
     let mut engine = Engine::with_form(model, trace, Vec::new(), n_threads, Form::Runtime)?;
     let (mut worst, mut fault) = (0.0f32, None);
-    engine.visit_logits(&[&Sequence { tokens, prompt_len: first }], &mut |_, place, logits| match context
-        .logits(place - 1)
-    {
+    engine.visit_logits(&[&Sequence::new(tokens, first)], &mut |_, place, logits| match context.logits(place - 1) {
         Ok(expected) => worst = worst.max(difference(expected, logits)),
         Err(e) => fault = Some(e),
     })?;

@@ -1,5 +1,6 @@
 //! The program's grammar. Flags are spelled as in llama.cpp and TRL; TRL's underscores are accepted.
 
+use super::args_data::{Adapters, DataCommand, PairsArgs, RateArgs, Sampling};
 use super::args_devices::{spelled_out, Devices};
 use super::args_held_out::HeldOutArgs;
 use super::args_optim::OptimArgs;
@@ -31,6 +32,13 @@ pub(super) enum Command {
     Eval(EvalArgs),
     /// Answer prompts through llama.cpp's own decode and samplers
     Generate(GenerateArgs),
+    /// Look at training data as a model will see it
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Make pairs of a style that one can describe: answers with and without an instruction
+    Pairs(PairsArgs),
+    /// Make pairs by saying which of two answers is better
+    Rate(RateArgs),
     /// Make one model of several, or fold adapters into a model
     Merge(Box<MergeArgs>),
     /// Add, scale, shorten, extract adapters
@@ -123,9 +131,28 @@ pub(super) struct TrainArgs {
     /// Micro-batches per optimizer step [default: 2]
     #[arg(long, alias = "gradient-accumulation-steps")]
     pub(super) grad_accum: Option<usize>,
-    /// Longer rows are dropped and counted, in tokens [default: 1024]
+    /// Longest row, in tokens [default: 1024]
     #[arg(long, alias = "max-seq-length")]
     pub(super) max_length: Option<usize>,
+    /// Longer rows: drop, truncate (their beginning is kept) or error [default: drop]
+    #[arg(long, alias = "truncation-mode", alias = "excess-length-strategy")]
+    pub(super) too_long: Option<String>,
+    /// Tokens with a loss (sft): assistant (every turn of the assistant), completion or last-turn (the last one), all
+    /// [default: completion]
+    #[arg(long, conflicts_with = "assistant_only_loss")]
+    pub(super) loss_mask: Option<String>,
+    /// Put short rows together to packs of --max-length tokens, which then count as rows (sft)
+    #[arg(long)]
+    pub(super) packing: bool,
+    /// The same as --loss-mask assistant
+    #[arg(long, alias = "assistant-loss-only")]
+    pub(super) assistant_only_loss: bool,
+    /// Columns that files call otherwise: prompt=question,chosen=right_answer
+    #[arg(long)]
+    pub(super) columns: Option<String>,
+    /// Names of control tokens in the data become those tokens: for rows that a template has rendered already
+    #[arg(long)]
+    pub(super) parse_special: bool,
     /// Loss on pairs (dpo): sigmoid, cdpo, robust, hinge, ipo, sigmoid_norm, apo_zero, apo_down, simpo, cpo, orpo
     /// [default: sigmoid]
     #[arg(long)]
@@ -187,9 +214,15 @@ pub(super) struct EvalArgs {
     /// Strength that rewards are scaled by [default: 0.1]
     #[arg(long, conflicts_with_all = ["task", "tax"])]
     pub(super) beta: Option<f64>,
-    /// Longer rows are dropped and counted, in tokens
+    /// Longest row, in tokens
     #[arg(long, default_value_t = 1024)]
     pub(super) max_length: usize,
+    /// Longer rows: drop, truncate (their beginning is kept) or error
+    #[arg(long, default_value = "drop")]
+    pub(super) too_long: String,
+    /// Columns that files call otherwise: prompt=question,chosen=right_answer
+    #[arg(long, default_value = "")]
+    pub(super) columns: String,
     /// Numbers that products with weights are formed in: auto, f32 or bf16
     #[arg(long, default_value = "auto")]
     pub(super) precision: String,
@@ -213,30 +246,16 @@ pub(super) struct GenerateArgs {
     /// A file of prompts: one per line, plain or JSON objects with a `prompt`
     #[arg(short = 'f', long, alias = "file")]
     pub(super) prompts: Option<PathBuf>,
-    /// Adapter in GGUF; may be given several times
-    #[arg(long)]
-    pub(super) lora: Vec<PathBuf>,
-    /// Adapter with its scale, FILE:SCALE
-    #[arg(long)]
-    pub(super) lora_scaled: Vec<String>,
-    /// Tokens per answer at most
-    #[arg(short = 'n', long = "predict", default_value_t = 128)]
-    pub(super) predict: usize,
-    /// Temperature; 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.0)]
-    pub(super) temp: f32,
-    /// Likeliest tokens kept, 0 keeps all
-    #[arg(long, default_value_t = 40)]
-    pub(super) top_k: i32,
-    /// Probability mass kept
-    #[arg(long, default_value_t = 0.95)]
-    pub(super) top_p: f32,
-    /// Least probability kept, relative to the likeliest
-    #[arg(long, default_value_t = 0.05)]
-    pub(super) min_p: f32,
-    /// Seed of the draw
-    #[arg(short = 's', long, default_value_t = 0)]
-    pub(super) seed: u32,
+    /// Answers per prompt
+    #[arg(long, default_value_t = 1)]
+    pub(super) samples: usize,
+    /// Sequences that are decoded together
+    #[arg(long, default_value_t = 1)]
+    pub(super) parallel: usize,
+    #[command(flatten)]
+    pub(super) adapters: Adapters,
+    #[command(flatten)]
+    pub(super) sampling: Sampling,
     /// Take prompts as they are, without the model's chat template
     #[arg(long)]
     pub(super) no_template: bool,
@@ -514,7 +533,7 @@ mod tests {
         let Command::Generate(args) = parse("llama-align generate -m a -p b -n 5 -ngl all").unwrap().command else {
             panic!("generate expected")
         };
-        assert_eq!((args.predict, args.devices.n_gpu_layers()), (5, Some(crate::runtime::ALL_LAYERS)));
+        assert_eq!((args.sampling.predict, args.devices.n_gpu_layers()), (5, Some(crate::runtime::ALL_LAYERS)));
         assert!(parse("llama-align check -m a -ngl some").is_err());
     }
 

@@ -4,6 +4,7 @@ use super::args::EvalArgs;
 use super::{dataset, devices, open_model, Printer};
 use crate::adapter::import;
 use crate::check::checked_trace;
+use crate::data::{EncodeOptions, TooLong};
 use crate::engine::{Delta, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::gguf;
@@ -29,7 +30,9 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
         }
     };
     let max_length = dataset::max_length(args.max_length, &model, printer);
-    let data = dataset::load(data, &model, None, max_length)?;
+    let too_long = TooLong::from_name(&args.too_long)?;
+    let encoding = EncodeOptions { max_length, too_long, ..EncodeOptions::default() };
+    let data = dataset::load(data, &model, None, &dataset::columns(&args.columns)?, &encoding)?;
     let (threads, form) = (args.threads.count(), Precision::from_name(&args.precision)?.form_for(&model)?);
     let (trace, _) = checked_trace(&model, threads, form)?;
     let max_tokens = TrainConfig::default().micro_batch_tokens;

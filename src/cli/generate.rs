@@ -1,81 +1,55 @@
 //! `llama-align generate`: answers by llama.cpp, with or without an adapter.
 
 use super::args::GenerateArgs;
-use super::{adapter_list, open_adapter, open_model, Printer};
-use crate::data::Message;
+use super::{open_model, sampling, Printer};
+use crate::data::{read_prompts, Columns, EncodeOptions, Encoder, Text};
 use crate::error::{Error, Kind, Result};
-use crate::generate::{generate, prompt_tokens, GenerateParams};
-use crate::runtime::{Model, SamplerParams};
+use crate::generate::generate;
+use crate::pairs::prompt_json;
 
 /// Runs the command.
 pub(super) fn run(args: &GenerateArgs, printer: &mut Printer) -> Result<u8> {
-    check_sampling(args)?;
-    let (model, file) = open_model(&args.model, args.devices.names(), args.devices.n_gpu_layers())?;
-    let mut adapters = Vec::new();
-    for (path, scale) in adapter_list(&args.lora, &args.lora_scaled)? {
-        adapters.push((open_adapter(&path, &model, &file)?, scale));
+    let params = sampling::params(&args.sampling, args.parallel, args.threads.count())?;
+    if !(1..=4096).contains(&args.samples) {
+        return Err(Error::new(Kind::Argument, format!("--samples {}: outside 1 to 4096", args.samples)));
     }
-    let params = GenerateParams {
-        n_predict: args.predict,
-        n_threads: args.threads.count(),
-        sampler: SamplerParams {
-            temperature: args.temp,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            seed: args.seed,
-        },
-    };
-    for prompt in prompts(args)? {
-        let tokens = prompt_tokens(&model, &rendered(&model, &prompt, args.no_template)?)?;
-        let answer = generate(&model, &adapters, &tokens, &params)?;
-        if args.json {
-            printer.data(&serde_json::json!({ "prompt": prompt, "completion": answer }).to_string());
-        } else {
-            printer.data(answer.trim());
+    let (model, file) = open_model(&args.model, args.devices.names(), args.devices.n_gpu_layers())?;
+    let adapters = sampling::adapters(&args.adapters, &model, &file)?;
+    let prompts = prompts(args)?;
+    let template = model.template()?.filter(|_| !args.no_template);
+    // What is typed to be taken as it is may name control tokens; what goes through the template may not.
+    let options = EncodeOptions { parse_special: args.no_template, ..EncodeOptions::default() };
+    let encoder = Encoder::new(model.as_ref(), template.as_ref(), &options)?;
+    if args.no_template && prompts.iter().any(|prompt| *prompt == Text::Plain(String::new())) {
+        return Err(Error::new(Kind::Argument, "the prompt has no tokens"));
+    }
+    let tokens = prompts.iter().map(|prompt| encoder.prompt(prompt)).collect::<Result<Vec<_>>>()?;
+    // Each group is printed when it is done.
+    let repeated: Vec<_> = (0..prompts.len()).flat_map(|i| std::iter::repeat_n(i, args.samples)).collect();
+    for (i, group) in repeated.chunks(args.parallel).enumerate() {
+        let mut params = params;
+        params.sampler.seed = params.sampler.seed.wrapping_add((i * args.parallel) as u32);
+        let asked: Vec<_> = group.iter().map(|&i| tokens[i].clone()).collect();
+        for (answer, &i) in generate(&model, &adapters, &asked, &params)?.into_iter().zip(group) {
+            if args.json {
+                let row = serde_json::json!({ "prompt": prompt_json(&prompts[i]), "completion": answer.text });
+                printer.data(&row.to_string());
+            } else {
+                printer.data(answer.text.trim());
+            }
         }
     }
     Ok(0)
 }
 
-fn check_sampling(args: &GenerateArgs) -> Result<()> {
-    for (flag, value, max) in [("temp", args.temp, 100.0), ("top-p", args.top_p, 1.0), ("min-p", args.min_p, 1.0)] {
-        if !(0.0..=max).contains(&value) {
-            return Err(Error::new(Kind::Argument, format!("--{flag} {value}: outside 0 to {max}")));
-        }
-    }
-    Ok(())
-}
-
-fn rendered(model: &Model, prompt: &str, plain: bool) -> Result<String> {
-    let Some(template) = model.template()?.filter(|_| !plain) else { return Ok(prompt.to_owned()) };
-    template.render(&[Message::new("user", prompt)], true)
-}
-
 /// `-p TEXT`, or a file with one prompt per line: plain text, or JSON objects with a `prompt`.
-fn prompts(args: &GenerateArgs) -> Result<Vec<String>> {
-    let mut prompts = args.prompt.clone();
+fn prompts(args: &GenerateArgs) -> Result<Vec<Text>> {
+    let mut prompts: Vec<_> = args.prompt.iter().map(|text| Text::Plain(text.clone())).collect();
     if let Some(path) = &args.prompts {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read the prompts", &e))?;
-        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            prompts.push(match line.trim_start().starts_with('{') {
-                true => prompt_of(line).ok_or_else(|| {
-                    Error::new(
-                        Kind::Data,
-                        format!("{}:{}: expected an object with a string `prompt`", path.display(), i + 1),
-                    )
-                })?,
-                false => line.to_owned(),
-            });
-        }
+        prompts.extend(read_prompts(path, &Columns::default())?);
     }
     if prompts.is_empty() {
         return Err(Error::new(Kind::Argument, "nothing to answer: give -p TEXT or --prompts FILE"));
     }
     Ok(prompts)
-}
-
-fn prompt_of(line: &str) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_str(line).ok()?;
-    Some(value.get("prompt")?.as_str()?.to_owned())
 }

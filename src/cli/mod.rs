@@ -4,6 +4,7 @@
 
 mod adapter;
 mod args;
+mod args_data;
 mod args_devices;
 mod args_held_out;
 mod args_optim;
@@ -12,6 +13,7 @@ mod args_saving;
 mod args_task;
 mod bench;
 mod check;
+mod data;
 mod dataset;
 mod devices;
 mod eval;
@@ -23,9 +25,12 @@ mod inspect;
 mod interrupt;
 mod merge;
 mod output;
+mod pairs;
+mod rate;
 mod resume;
 mod runs;
 mod samples;
+mod sampling;
 mod serving;
 mod steps;
 mod task;
@@ -36,6 +41,7 @@ use crate::error::{Error, Kind, Result};
 use crate::gguf;
 use crate::runtime::{Adapter, Model, Offload, Runtime};
 use args::{Command, Options};
+use args_data::DataCommand;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,6 +64,9 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
         Command::Train(args) => train::run(*args, &mut printer),
         Command::Eval(args) => eval::run(&args, &mut printer),
         Command::Generate(args) => generate::run(&args, &mut printer),
+        Command::Data(DataCommand::Check(args)) => data::run(&args, &mut printer),
+        Command::Pairs(args) => pairs::run(&args, &mut printer),
+        Command::Rate(args) => rate::run(&args, &mut printer),
         Command::Merge(args) => merge::run(&args, &mut printer),
         Command::Adapter(command) => adapter::run(&command, &mut printer),
         Command::Inspect(args) => inspect::run(&args, &mut printer),

@@ -28,6 +28,11 @@ impl Printer {
         self.terminal
     }
 
+    /// True if data may be coloured: a person reads it, and has not forbidden it (no-color.org).
+    pub fn has_colours(&self) -> bool {
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    }
+
     /// A line of data. A reader that went away is no error of ours.
     pub fn data(&mut self, line: &str) {
         let _ = writeln!(std::io::stdout(), "{line}");

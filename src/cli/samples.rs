@@ -1,8 +1,8 @@
 //! A few prompts, answered by the base and with the adapter.
 
-use crate::data::{Encoder, Example, Message, Rows, Text};
+use crate::data::{EncodeOptions, Encoder, Example, Message, Rows, Text};
 use crate::error::Result;
-use crate::generate::{generate, GenerateParams};
+use crate::generate::{self, GenerateParams};
 use crate::report::SampleAnswer;
 use crate::runtime::{Adapter, Model, SamplerParams};
 use std::path::Path;
@@ -16,7 +16,10 @@ pub(super) fn first_prompts(rows: &Rows, n: usize) -> Vec<Text> {
     let mut prompts: Vec<Text> = Vec::new();
     for row in &rows.rows {
         let (Example::Completion { prompt, .. } | Example::Pair { prompt, .. } | Example::Labelled { prompt, .. }) =
-            &row.example;
+            &row.example
+        else {
+            continue;
+        };
         if prompts.len() == n {
             break;
         }
@@ -38,16 +41,16 @@ pub(super) fn samples(
         return Ok(Vec::new());
     }
     let template = model.template()?;
-    let encoder = Encoder::new(&**model, template.as_ref(), true)?;
+    let encoder = Encoder::new(&**model, template.as_ref(), &EncodeOptions::default())?;
     let adapters = [(Adapter::open(model, adapter)?, 1.0)];
     let greedy = SamplerParams { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
-    let params = GenerateParams { n_predict: N_PREDICT, n_threads, sampler: greedy };
+    let params = GenerateParams { n_predict: N_PREDICT, n_threads, n_parallel: 1, sampler: greedy };
     let mut answers = Vec::new();
     for prompt in prompts {
         let tokens = encoder.prompt(prompt)?;
         if tokens.len() < model.n_ctx_train() {
-            let before = generate(model, &[], &tokens, &params)?;
-            let after = generate(model, &adapters, &tokens, &params)?;
+            let before = generate::answer(model, &[], &tokens, &params)?;
+            let after = generate::answer(model, &adapters, &tokens, &params)?;
             answers.push(SampleAnswer { prompt: shown(prompt), before, after });
         }
     }

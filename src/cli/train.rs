@@ -10,7 +10,7 @@ use super::watch::Keep;
 use super::{dataset, devices, open_model, Printer};
 use crate::adapter::{export, resolve_targets, Lineage, Linear, Lora};
 use crate::check::checked_trace;
-use crate::data::{read_all, Dataset, Rows, Text};
+use crate::data::{read_all_with, Dataset, Rows, Text};
 use crate::engine::{Delta, Engine, Profile};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
@@ -70,9 +70,11 @@ pub(super) fn one(
     let targets = resolve_targets(&config.lora_targets, &Linear::all(&trace))?;
     let lora = Lora::init(&targets, config.lora_rank, config.lora_alpha, config.seed);
     let n_trainable: usize = lora.factors.iter().map(|f| f.a.len() + f.b.len()).sum();
-    let n_steps = config.n_steps(data.samples.len());
+    let packs = config.packs(&data.samples);
+    let n_steps = config.n_steps(packs.len());
+    let unit = if config.packing { "packs" } else { "rows" };
     printer.talk(&format!(
-        "{} on {}: {} weights adapted with r = {}, {n_trainable} trainable numbers, {n_steps} steps of {} rows, learning rate {:e}",
+        "{} on {}: {} weights adapted with r = {}, {n_trainable} trainable numbers, {n_steps} steps of {} {unit}, learning rate {:e}",
         config.method.name(), check.architecture, targets.len(), config.lora_rank, config.rows_per_step(), config.learning_rate
     ));
     let delta = Delta { lora, scale: 1.0, trainable: true };
@@ -170,7 +172,7 @@ struct Loaded {
 
 /// Training rows, and the held-out ones of a file of their own or split off.
 fn rows(args: &TrainArgs, config: &TrainConfig, model: &Model) -> Result<Loaded> {
-    let read = |path: &Path| config.method.rows(read_all(path)?);
+    let read = |path: &Path| config.method.rows(read_all_with(path, &config.columns)?);
     let (rows, held_out) = match &config.eval_data {
         Some(path) => (read(&args.data)?, Some(read(path)?)),
         None if config.eval_split > 0.0 => {
@@ -179,7 +181,7 @@ fn rows(args: &TrainArgs, config: &TrainConfig, model: &Model) -> Result<Loaded>
         }
         None => (read(&args.data)?, None),
     };
-    let encode = |rows: &Rows| dataset::encode(rows, model, config.max_length);
+    let encode = |rows: &Rows| dataset::encode(rows, model, &config.encoding());
     let prompts = first_prompts(held_out.as_ref().unwrap_or(&rows), args.samples);
     Ok(Loaded { data: encode(&rows)?, held_out: held_out.as_ref().map(encode).transpose()?, prompts })
 }
@@ -231,6 +233,11 @@ pub(super) fn overrides(args: &TrainArgs) -> TrainOverrides {
         batch_size: args.batch_size,
         grad_accum: args.grad_accum,
         max_length: args.max_length,
+        too_long: args.too_long.clone(),
+        loss_mask: args.loss_mask.clone().or(args.assistant_only_loss.then(|| "assistant".into())),
+        parse_special: args.parse_special,
+        packing: args.packing,
+        columns: args.columns.clone(),
         loss_type: args.loss_type.clone(),
         beta: args.beta,
         label_smoothing: args.label_smoothing,
@@ -248,8 +255,9 @@ pub(super) fn overrides(args: &TrainArgs) -> TrainOverrides {
 
 fn report_data(printer: &mut Printer, path: &Path, data: &Dataset) {
     let r = &data.report;
+    let cut = if r.truncated > 0 { format!(", {} cut", r.truncated) } else { String::new() };
     printer.talk(&format!(
-        "{}: {} rows, {} tokens of which {} are scored, longest {}, {} dropped as too long",
+        "{}: {} rows, {} tokens of which {} are scored, longest {}, {} dropped as too long{cut}",
         path.display(),
         r.rows,
         r.tokens,

@@ -1,6 +1,7 @@
 //! A tokenised data set.
 
 use super::encode::Encoder;
+use super::mask::{LossMask, TooLong};
 use super::rows::Rows;
 use super::sample::{Example, Row};
 use super::template::Template;
@@ -13,14 +14,26 @@ use std::collections::BTreeSet;
 pub struct EncodeOptions {
     /// Whether string prompts go through the model's chat template, if it has one (default: yes). See [`Encoder::new`].
     pub apply_template: bool,
-    /// Longest sequence, prompt and answer together, in tokens (default 1024). Rows that are longer are left out and
-    /// counted, never cut: a cut answer would teach the model to stop in the middle or to forget the question.
+    /// Longest sequence, prompt and answer together, in tokens (default 1024).
     pub max_length: usize,
+    /// What becomes of longer ones (default: left out and counted).
+    pub too_long: TooLong,
+    /// Which tokens have a loss (default: the completion).
+    pub mask: LossMask,
+    /// Whether names of control tokens inside the data become those tokens, as with Hugging Face's tokenizers (default:
+    /// no, they stay text). For rows that were rendered by a template already.
+    pub parse_special: bool,
 }
 
 impl Default for EncodeOptions {
     fn default() -> Self {
-        Self { apply_template: true, max_length: 1024 }
+        Self {
+            apply_template: true,
+            max_length: 1024,
+            too_long: TooLong::Drop,
+            mask: LossMask::Completion,
+            parse_special: false,
+        }
     }
 }
 
@@ -70,6 +83,21 @@ impl Sample {
         };
         std::iter::once(first).chain(second)
     }
+
+    /// Tokens of its longest sequence.
+    pub fn n_tokens_max(&self) -> usize {
+        self.sequences().map(|s| s.tokens.len()).max().unwrap_or(0)
+    }
+
+    /// Cuts its sequences; `false` where nothing that has a loss, or no difference between two answers, is left.
+    fn truncate(&mut self, length: usize) -> bool {
+        match self {
+            Sample::Completion { sequence, .. } | Sample::Labelled { sequence, .. } => sequence.truncate(length),
+            Sample::Pair { chosen, rejected, .. } => {
+                chosen.truncate(length) && rejected.truncate(length) && chosen != rejected
+            }
+        }
+    }
 }
 
 /// What became of the rows.
@@ -77,13 +105,15 @@ impl Sample {
 pub struct Report {
     /// Rows that were read.
     pub rows: usize,
-    /// Rows left out because a sequence of theirs is longer than the limit.
+    /// Rows left out because a sequence of theirs is longer than the limit, and could or should not be cut.
     pub dropped_too_long: usize,
-    /// Tokens of the longest sequence, rows that were left out included.
+    /// Rows that were cut to the limit.
+    pub truncated: usize,
+    /// Tokens of the longest sequence, as they were before anything was left out or cut.
     pub longest: usize,
     /// Tokens of all sequences that were kept; a pair's prompt counts twice.
     pub tokens: usize,
-    /// Of these, tokens of answers: the ones with a loss.
+    /// Of these, the ones with a loss.
     pub answer_tokens: usize,
 }
 
@@ -117,33 +147,42 @@ impl Dataset {
     /// Tokenises all rows with a model's tokenizer and template.
     ///
     /// # Errors
-    /// Those of [`Encoder::sequence`], named by file and line; [`Kind::Data`] where no row is left; [`Kind::Argument`]
-    /// for a `max_length` below 2.
+    /// Those of [`Encoder::sequence`], named by file and line; [`Kind::Data`] where no row is left, or one is too long
+    /// and that is an error; [`Kind::Argument`] for a `max_length` below 2, and for a mask that the rows cannot have.
     pub fn encode(
         rows: &Rows,
         tokenizer: &dyn Tokenize,
         template: Option<&Template>,
         options: &EncodeOptions,
     ) -> Result<Self> {
-        let EncodeOptions { apply_template, max_length } = *options;
+        let max_length = options.max_length;
         if max_length < 2 {
             let message = format!("max_length is {max_length}, but a prompt and an answer take at least 2 tokens");
             return Err(Error::new(Kind::Argument, message));
         }
-        let encoder = Encoder::new(tokenizer, template, apply_template)?;
+        let encoder = Encoder::new(tokenizer, template, options)?;
         let mut samples = Vec::with_capacity(rows.rows.len());
         let mut report = Report { rows: rows.rows.len(), ..Report::default() };
         for row in &rows.rows {
-            let sample = encode_row(&encoder, row).during(|| format!("{}:{}", rows.source, row.line))?;
-            let longest = sample.sequences().map(|s| s.tokens.len()).max().unwrap_or(0);
+            let place = || format!("{}:{}", rows.source, row.line);
+            let mut sample = sample(&encoder, row, options.mask).during(place)?;
+            let longest = sample.n_tokens_max();
             report.longest = report.longest.max(longest);
             if longest > max_length {
-                report.dropped_too_long += 1;
-                continue;
+                if options.too_long == TooLong::Error {
+                    let message =
+                        format!("{}: the row has {longest} tokens, at most {max_length} are allowed", place());
+                    return Err(Error::new(Kind::Data, message));
+                }
+                if options.too_long == TooLong::Drop || !sample.truncate(max_length) {
+                    report.dropped_too_long += 1;
+                    continue;
+                }
+                report.truncated += 1;
             }
             for sequence in sample.sequences() {
                 report.tokens += sequence.tokens.len();
-                report.answer_tokens += sequence.tokens.len() - sequence.prompt_len;
+                report.answer_tokens += sequence.n_scored();
             }
             samples.push(sample);
         }
@@ -181,12 +220,22 @@ impl Dataset {
     }
 }
 
-fn encode_row(encoder: &Encoder<'_>, row: &Row) -> Result<Sample> {
+/// Tokenises one row.
+///
+/// # Errors
+/// Those of [`Encoder::sequence`]; [`Kind::Data`] for answers of equal tokens; [`Kind::Argument`] for a mask that a pair or
+/// a labelled row cannot have.
+pub(super) fn sample(encoder: &Encoder<'_>, row: &Row, mask: LossMask) -> Result<Sample> {
     let line = row.line;
+    if mask != LossMask::Completion && matches!(row.example, Example::Pair { .. } | Example::Labelled { .. }) {
+        let message = format!("loss-mask {}: pairs and labelled rows have their loss on the completion", mask.name());
+        return Err(Error::new(Kind::Argument, message));
+    }
     Ok(match &row.example {
         Example::Completion { prompt, completion } => {
             Sample::Completion { line, sequence: encoder.sequence(prompt, completion)? }
         }
+        Example::Text { text } => Sample::Completion { line, sequence: encoder.text(text)? },
         Example::Pair { prompt, chosen, rejected } => {
             let (chosen, rejected) = (encoder.sequence(prompt, chosen)?, encoder.sequence(prompt, rejected)?);
             if chosen == rejected {
@@ -225,7 +274,7 @@ mod tests {
         // BOS, prompt, answer, EOS: 5 and 6 tokens; 5 and 8.
         let rows = rows(&[("ab", "x", "yz"), ("ab", "x", "long")]);
         let set = Dataset::encode(&rows, &TOKENIZER, None, &options(6)).unwrap();
-        let report = Report { rows: 2, dropped_too_long: 1, longest: 8, tokens: 11, answer_tokens: 5 };
+        let report = Report { rows: 2, dropped_too_long: 1, truncated: 0, longest: 8, tokens: 11, answer_tokens: 5 };
         assert_eq!(set.report, report);
         assert_eq!(set.samples.len(), 1);
         assert_eq!(set.samples[0].line(), 1);
@@ -234,6 +283,30 @@ mod tests {
         assert_eq!(Dataset::encode(&rows, &TOKENIZER, None, &options(8)).unwrap().samples.len(), 2);
         assert_eq!(Dataset::encode(&rows, &TOKENIZER, None, &options(4)).unwrap_err().kind(), Kind::Data);
         assert_eq!(Dataset::encode(&rows, &TOKENIZER, None, &options(1)).unwrap_err().kind(), Kind::Argument);
+    }
+
+    #[test]
+    fn long_rows_are_cut_or_refused_where_that_is_asked_for() {
+        let rows = rows(&[("ab", "x", "long"), ("abcd", "x", "y"), ("ab", "long", "lost")]);
+        let with = |too_long| EncodeOptions { too_long, ..options(5) };
+        let set = Dataset::encode(&rows, &TOKENIZER, None, &with(TooLong::Truncate)).unwrap();
+        // The second row has no answer left, and the answers of the third are equal where they are cut.
+        let report = Report { rows: 3, dropped_too_long: 2, truncated: 1, longest: 8, tokens: 10, answer_tokens: 4 };
+        assert_eq!(set.report, report);
+        let texts: Vec<_> = set.samples[0].sequences().map(|s| decode(&s.tokens)).collect();
+        assert_eq!(texts, ["<s>abx</s>", "<s>ablo"]);
+        let error = Dataset::encode(&rows, &TOKENIZER, None, &with(TooLong::Error)).unwrap_err();
+        assert_eq!(error.to_string(), "f:1: the row has 8 tokens, at most 5 are allowed");
+    }
+
+    #[test]
+    fn only_completions_choose_their_mask() {
+        let options = EncodeOptions { mask: LossMask::All, ..options(9) };
+        let pairs = rows(&[("a", "x", "y")]);
+        let error = Dataset::encode(&pairs, &TOKENIZER, None, &options).unwrap_err();
+        assert_eq!(error.kind(), Kind::Argument);
+        let set = Dataset::encode(&pairs.into_completions().unwrap(), &TOKENIZER, None, &options).unwrap();
+        assert_eq!(set.report.answer_tokens, 3, "all of <s>ax</s> but its first token");
     }
 
     #[test]

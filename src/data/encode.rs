@@ -1,7 +1,10 @@
 //! From the text of a row to tokens.
 
+use super::dataset::EncodeOptions;
 use super::dialogue;
+use super::mask::LossMask;
 use super::sample::{Message, Text};
+use super::special::{self, Names};
 use super::template::Template;
 use super::tokens::{Sequence, Tokenize};
 use crate::error::{Error, Kind, Result};
@@ -14,12 +17,14 @@ const ANCHOR: &str = "\n";
 ///
 /// Prompt and answer are tokenised apart and then joined, so that the prompt's tokens are the beginning of every
 /// sequence made from it. There is exactly one BOS at the beginning where the model wants one or the template writes
-/// one, and none otherwise. As with Hugging Face's tokenizers, names of control tokens inside the data become control
-/// tokens.
+/// one, and none otherwise. Names of control tokens inside the data stay text, unless
+/// [`parse_special`](EncodeOptions::parse_special) says otherwise.
 pub struct Encoder<'a> {
     tokenizer: &'a dyn Tokenize,
     template: Option<&'a Template>,
     apply_template: bool,
+    parse_special: bool,
+    mask: LossMask,
     spaced: bool,
 }
 
@@ -31,17 +36,19 @@ impl fmt::Debug for Encoder<'_> {
 }
 
 impl<'a> Encoder<'a> {
-    /// An encoder for a model with this tokenizer and, if it is a chat model, this template. `apply_template` is about
-    /// string prompts: they become one user message (or the turns of a `\n\nHuman: ...\n\nAssistant:` dialogue), and
-    /// the answer the assistant's. Without it, or without a template, the strings are joined as they are. Message lists
-    /// always go through the template.
+    /// An encoder for a model with this tokenizer and, if it is a chat model, this template.
+    /// [`apply_template`](EncodeOptions::apply_template) is about string prompts: they become one user message (or the
+    /// turns of a `\n\nHuman: ...\n\nAssistant:` dialogue), and the answer the assistant's. Without it, or without a
+    /// template, the strings are joined as they are. Message lists always go through the template.
     ///
     /// # Errors
     /// Where the tokenizer fails on a single letter.
-    pub fn new(tokenizer: &'a dyn Tokenize, template: Option<&'a Template>, apply_template: bool) -> Result<Self> {
+    pub fn new(tokenizer: &'a dyn Tokenize, template: Option<&'a Template>, options: &EncodeOptions) -> Result<Self> {
+        let EncodeOptions { apply_template, parse_special, mask, .. } = *options;
         let letter: String =
             tokenizer.tokenize("a", false)?.into_iter().map(|token| tokenizer.text_of(token)).collect();
-        Ok(Self { tokenizer, template, apply_template, spaced: letter.starts_with([' ', '\u{2581}']) })
+        let spaced = letter.starts_with([' ', '\u{2581}']);
+        Ok(Self { tokenizer, template, apply_template, parse_special, mask, spaced })
     }
 
     /// Tokens of a prompt, ready for an answer to be generated after them.
@@ -49,11 +56,13 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// As [`sequence`](Self::sequence).
     pub fn prompt(&self, prompt: &Text) -> Result<Vec<i32>> {
-        let text = match self.dialogue(prompt)? {
-            Some((template, messages)) => template.render(&messages, true)?,
-            None => plain(prompt)?.to_owned(),
-        };
-        self.head(&text)
+        match self.dialogue(prompt)? {
+            Some((template, messages)) => {
+                let (texts, names) = self.render(template, &messages, &[(messages.len(), true)])?;
+                self.head(texts.first().map_or("", String::as_str), names)
+            }
+            None => self.plain_head(plain(prompt)?),
+        }
     }
 
     /// Tokens of a prompt and its answer.
@@ -69,24 +78,35 @@ impl<'a> Encoder<'a> {
     /// rendering of the whole does not begin with its rendering of the prompt; [`Kind::Mismatch`] for messages where
     /// the model has no template.
     pub fn sequence(&self, prompt: &Text, answer: &Text) -> Result<Sequence> {
-        let (mut tokens, answer) = match self.dialogue(prompt)? {
-            Some((template, mut messages)) => {
-                let head = template.render(&messages, true)?;
-                messages.push(assistant(answer)?);
-                let whole = template.render(&messages, false)?;
-                let Some(rest) = whole.strip_prefix(&head) else {
-                    let message =
-                        "the chat template writes the answer's turn otherwise than it prompts for it, so the \
-                                   answer cannot be told apart from the prompt";
-                    return Err(Error::new(Kind::Data, message));
-                };
-                (self.head(&head)?, self.turn(rest)?)
+        let mut sequence = match self.dialogue(prompt)? {
+            Some((template, messages)) => self.turns(template, messages, assistant(answer)?)?,
+            None => {
+                let mut tokens = self.plain_head(plain(prompt)?)?;
+                let prompt_len = tokens.len();
+                tokens.extend(self.plain_answer(plain(answer)?)?);
+                Sequence::new(tokens, prompt_len)
             }
-            None => (self.head(plain(prompt)?)?, self.text(plain(answer)?)?),
         };
-        let prompt_len = tokens.len();
-        tokens.extend(answer);
-        Ok(Sequence { tokens, prompt_len })
+        if self.mask == LossMask::All {
+            sequence.prompt_len = 1;
+        }
+        Ok(sequence)
+    }
+
+    /// Tokens of a text that is all to be learned, from its second token to EOS.
+    ///
+    /// # Errors
+    /// [`Kind::Data`] for a text without tokens.
+    pub fn text(&self, text: &str) -> Result<Sequence> {
+        let mut tokens = self.plain_head(text)?;
+        let eos = self.tokenizer.eos();
+        if tokens.last().copied() != eos {
+            tokens.extend(eos);
+        }
+        if tokens.len() < 2 {
+            return Err(Error::new(Kind::Data, "the text has one token, so there is nothing to predict"));
+        }
+        Ok(Sequence::new(tokens, 1))
     }
 
     /// The messages of a prompt that goes through the template.
@@ -105,9 +125,54 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Tokens of the rendered prompt, with exactly one BOS where one is due.
-    fn head(&self, text: &str) -> Result<Vec<i32>> {
-        let mut tokens = self.tokenizer.tokenize(text, true)?;
+    fn render(
+        &self,
+        template: &Template,
+        messages: &[Message],
+        beginnings: &[(usize, bool)],
+    ) -> Result<(Vec<String>, Names)> {
+        let controls = (!self.parse_special).then(|| self.tokenizer.controls());
+        special::render(controls, template, messages, beginnings)
+    }
+
+    /// A dialogue whose turns of the assistant, or the last of them alone, have a loss.
+    fn turns(&self, template: &Template, mut messages: Vec<Message>, answer: Message) -> Result<Sequence> {
+        let last = messages.len();
+        let is_scored = |i: &usize| self.mask == LossMask::Assistant && messages[*i].role == "assistant";
+        let mut beginnings: Vec<_> = (1..last).filter(is_scored).chain([last]).map(|i| (i, true)).collect();
+        messages.push(answer);
+        beginnings.push((messages.len(), false));
+        let (mut texts, names) = self.render(template, &messages, &beginnings)?;
+        let whole = texts.pop().unwrap_or_default();
+        let cut = |text: &String| if whole.starts_with(text.as_str()) { Ok(text.len()) } else { Err(told_apart()) };
+        let mut cuts = texts.iter().map(cut).collect::<Result<Vec<_>>>()?;
+        let first = cuts.first().copied().unwrap_or(0);
+        cuts.push(whole.len());
+        let mut tokens = self.head(whole.get(..first).unwrap_or_default(), names)?;
+        let mut sequence = Sequence::new(Vec::new(), tokens.len());
+        for (k, piece) in cuts.windows(2).enumerate() {
+            let (&[from, to], is_last) = (piece, k + 2 == cuts.len()) else { continue };
+            let piece = whole.get(from..to).ok_or_else(told_apart)?;
+            if is_last {
+                tokens.extend(self.last_turn(piece, names)?);
+            } else {
+                let turn = self.continuation(piece, names)?;
+                let end = turn.iter().position(|token| self.is_end(*token)).ok_or_else(no_end)?;
+                sequence.unscored.push(tokens.len() + end + 1..tokens.len() + turn.len());
+                tokens.extend(turn);
+            }
+        }
+        sequence.unscored.retain(|range| !range.is_empty());
+        Ok(Sequence { tokens, ..sequence })
+    }
+
+    fn is_end(&self, token: i32) -> bool {
+        [self.tokenizer.eot(), self.tokenizer.eos()].contains(&Some(token))
+    }
+
+    /// Tokens of a beginning, with exactly one BOS where one is due.
+    fn head(&self, text: &str, names: Names) -> Result<Vec<i32>> {
+        let mut tokens = special::tokenize(self.tokenizer, text, names)?;
         if let Some(bos) = self.tokenizer.bos() {
             let written = tokens.iter().take_while(|&&token| token == bos).count();
             let due = usize::from(written > 0 || self.tokenizer.adds_bos());
@@ -119,30 +184,49 @@ impl<'a> Encoder<'a> {
         Ok(tokens)
     }
 
+    /// What the names of control tokens in text without markup are.
+    fn plain_names(&self) -> Names {
+        if self.parse_special {
+            Names::Tokens
+        } else {
+            Names::Text
+        }
+    }
+
+    /// Tokens of a text that begins a sequence; the name of BOS that some files write before it is not repeated.
+    fn plain_head(&self, text: &str) -> Result<Vec<i32>> {
+        let bos = self.tokenizer.bos().map(|token| self.tokenizer.text_of(token)).filter(|name| !name.is_empty());
+        let text = bos.as_deref().map_or(text, |name| text.trim_start_matches(name));
+        if text.is_empty() {
+            return Err(Error::new(Kind::Data, "the prompt has no tokens"));
+        }
+        self.head(text, self.plain_names())
+    }
+
     /// Tokens of the rest of a rendered assistant turn, ended as the model ends a turn.
-    fn turn(&self, text: &str) -> Result<Vec<i32>> {
-        let mut tokens = self.continuation(text)?;
-        let ends = [self.tokenizer.eot(), self.tokenizer.eos()];
-        let is_end = |token: &i32| ends.contains(&Some(*token));
-        if let Some(end) = tokens.iter().rposition(is_end) {
+    fn last_turn(&self, text: &str, names: Names) -> Result<Vec<i32>> {
+        let mut tokens = self.continuation(text, names)?;
+        if let Some(end) = tokens.iter().rposition(|token| self.is_end(*token)) {
             let blank = |token: &i32| self.tokenizer.text_of(*token).trim().is_empty();
             if tokens.iter().skip(end + 1).all(blank) {
                 tokens.truncate(end + 1);
             }
         }
-        if tokens.iter().all(is_end) {
+        if tokens.iter().all(|token| self.is_end(*token)) {
             return Err(Error::new(Kind::Data, "the answer has no tokens"));
         }
-        if !tokens.last().is_some_and(is_end) {
-            tokens.extend(ends.into_iter().flatten().next());
+        if !tokens.last().is_some_and(|token| self.is_end(*token)) {
+            tokens.extend([self.tokenizer.eot(), self.tokenizer.eos()].into_iter().flatten().next());
         }
         Ok(tokens)
     }
 
-    /// Tokens of a plain answer, ended by EOS.
-    fn text(&self, text: &str) -> Result<Vec<i32>> {
-        let mut tokens = self.continuation(text)?;
+    /// Tokens of a plain answer, ended by EOS once: the name of EOS that some files write behind it is not repeated.
+    fn plain_answer(&self, text: &str) -> Result<Vec<i32>> {
         let eos = self.tokenizer.eos();
+        let name = eos.map(|token| self.tokenizer.text_of(token)).filter(|name| !name.is_empty());
+        let text = name.as_deref().and_then(|name| text.strip_suffix(name)).unwrap_or(text);
+        let mut tokens = self.continuation(text, self.plain_names())?;
         if tokens.iter().all(|token| Some(*token) == eos) {
             return Err(Error::new(Kind::Data, "the answer has no tokens"));
         }
@@ -153,11 +237,11 @@ impl<'a> Encoder<'a> {
     }
 
     /// Tokens of a text in the middle: no BOS, no dummy space.
-    fn continuation(&self, text: &str) -> Result<Vec<i32>> {
-        let mut tokens = self.tokenizer.tokenize(text, true)?;
+    fn continuation(&self, text: &str, names: Names) -> Result<Vec<i32>> {
+        let tokenize = |text: &str| special::tokenize(self.tokenizer, text, names);
+        let mut tokens = tokenize(text)?;
         if self.spaced {
-            let anchor = self.tokenizer.tokenize(ANCHOR, true)?;
-            let anchored = self.tokenizer.tokenize(&format!("{ANCHOR}{text}"), true)?;
+            let (anchor, anchored) = (tokenize(ANCHOR)?, tokenize(&format!("{ANCHOR}{text}"))?);
             if let Some(rest) = anchored.strip_prefix(anchor.as_slice()) {
                 tokens = rest.to_vec();
             }
@@ -167,6 +251,19 @@ impl<'a> Encoder<'a> {
         tokens.drain(..leading);
         Ok(tokens)
     }
+}
+
+fn told_apart() -> Error {
+    let message =
+        "the chat template writes the answer's turn otherwise than it prompts for it, so the answer cannot be \
+                   told apart from the prompt";
+    Error::new(Kind::Data, message)
+}
+
+fn no_end() -> Error {
+    let message = "the chat template ends an earlier turn of the assistant with no end-of-turn token, so that turn \
+                   cannot have a loss: choose the loss mask completion";
+    Error::new(Kind::Data, message)
 }
 
 fn plain(text: &Text) -> Result<&str> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::data::Controls;
 use proptest::prelude::*;
 
 const CHAT: &str = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}\
@@ -37,6 +38,11 @@ impl Tokenize for Bytes {
         }
         Ok(tokens)
     }
+    fn controls(&self) -> &Controls {
+        static NAMES: std::sync::LazyLock<Controls> =
+            std::sync::LazyLock::new(|| Controls::new(CONTROL.map(|(name, _)| name.to_owned())));
+        &NAMES
+    }
     fn bos(&self) -> Option<i32> {
         Some(BOS)
     }
@@ -69,6 +75,10 @@ pub(in crate::data) fn decode(tokens: &[i32]) -> String {
 const WITH_BOS: Bytes = Bytes { adds_bos: true, spaced: false };
 const WITHOUT_BOS: Bytes = Bytes { adds_bos: false, spaced: false };
 
+fn options(apply_template: bool) -> EncodeOptions {
+    EncodeOptions { apply_template, ..EncodeOptions::default() }
+}
+
 fn text(s: &str) -> Text {
     Text::Plain(s.to_owned())
 }
@@ -83,7 +93,7 @@ fn parts(sequence: &Sequence) -> (String, String) {
 
 fn encode(tokenizer: &Bytes, source: Option<&str>, apply: bool, prompt: &str, answer: &str) -> (String, String) {
     let template = source.map(template);
-    let encoder = Encoder::new(tokenizer, template.as_ref(), apply).unwrap();
+    let encoder = Encoder::new(tokenizer, template.as_ref(), &options(apply)).unwrap();
     let sequence = encoder.sequence(&text(prompt), &text(answer)).unwrap();
     assert_eq!(encoder.prompt(&text(prompt)).unwrap(), sequence.tokens[..sequence.prompt_len]);
     parts(&sequence)
@@ -97,7 +107,8 @@ fn both(prompt: &str, answer: &str) -> (String, String) {
 fn plain_text_ends_with_eos_once() {
     assert_eq!(encode(&WITH_BOS, None, true, "Q:", " A"), both("<s>Q:", " A</s>"));
     assert_eq!(encode(&WITHOUT_BOS, None, true, "Q:", " A</s>"), both("Q:", " A</s>"));
-    assert_eq!(encode(&WITH_BOS, None, true, "<s><s>Q:", "<s> A"), both("<s>Q:", " A</s>"));
+    // Names that files write around texts are not doubled; elsewhere they are text.
+    assert_eq!(encode(&WITH_BOS, None, true, "<s><s>Q:", " A"), both("<s>Q:", " A</s>"));
     assert_eq!(encode(&WITH_BOS, Some(CHAT), false, "Q:", " A"), both("<s>Q:", " A</s>"));
 }
 
@@ -124,9 +135,9 @@ fn message_lists_go_through_the_template_always() {
     let prompt = Text::Messages(vec![Message::new("system", "S"), Message::new("user", "U")]);
     let answer = Text::Messages(vec![Message::new("assistant", "A")]);
     let chat = template(CHAT);
-    let got = Encoder::new(&WITHOUT_BOS, Some(&chat), false).unwrap().sequence(&prompt, &answer).unwrap();
+    let got = Encoder::new(&WITHOUT_BOS, Some(&chat), &options(false)).unwrap().sequence(&prompt, &answer).unwrap();
     assert_eq!(parts(&got), both("<|system|>S<|end|>\n<|user|>U<|end|>\n<|assistant|>", "A<|end|>"));
-    let error = Encoder::new(&WITHOUT_BOS, None, true).unwrap().sequence(&prompt, &answer).unwrap_err();
+    let error = Encoder::new(&WITHOUT_BOS, None, &options(true)).unwrap().sequence(&prompt, &answer).unwrap_err();
     assert_eq!(error.kind(), Kind::Mismatch);
 }
 
@@ -153,7 +164,7 @@ fn a_dummy_space_stays_out_of_answers() {
 fn faults_are_errors() {
     let fails = |source: &str, prompt: &str, answer: &str| {
         let template = template(source);
-        let encoder = Encoder::new(&WITHOUT_BOS, Some(&template), true).unwrap();
+        let encoder = Encoder::new(&WITHOUT_BOS, Some(&template), &options(true)).unwrap();
         encoder.sequence(&text(prompt), &text(answer)).unwrap_err()
     };
     let otherwise =
@@ -161,9 +172,76 @@ fn faults_are_errors() {
     assert!(fails(otherwise, "Q", "A").to_string().contains("told apart"));
     assert!(fails(CHAT, "Q", " ").to_string().contains("answer has no tokens"));
     assert!(fails("{{ raise_exception('never') }}", "Q", "A").to_string().contains("never"));
-    let plain = Encoder::new(&WITHOUT_BOS, None, true).unwrap();
+    let plain = Encoder::new(&WITHOUT_BOS, None, &options(true)).unwrap();
     assert!(plain.sequence(&text(""), &text("A")).unwrap_err().to_string().contains("prompt has no tokens"));
     assert!(plain.sequence(&text("Q"), &text("</s>")).unwrap_err().to_string().contains("answer has no tokens"));
+}
+
+/// Control tokens of a sequence, in order.
+fn control(tokens: &[i32]) -> Vec<i32> {
+    tokens.iter().copied().filter(|token| *token >= BOS).collect()
+}
+
+#[test]
+fn names_of_control_tokens_in_data_stay_text() {
+    let messages = |list: &[(&str, &str)]| Text::Messages(list.iter().map(|(r, c)| Message::new(*r, *c)).collect());
+    let prompt = messages(&[("system", "<s>"), ("user", " <|end|>\n<|user|>x</s> <think>")]);
+    let answer = messages(&[("assistant", "</s><|end|>")]);
+    for spaced in [false, true] {
+        let tokenizer = Bytes { adds_bos: true, spaced };
+        let chat = template(CHAT);
+        let encoder = Encoder::new(&tokenizer, Some(&chat), &options(true)).unwrap();
+        let sequence = encoder.sequence(&prompt, &answer).unwrap();
+        assert_eq!(control(&sequence.tokens), [BOS, EOT, EOT, EOT]);
+        if !spaced {
+            let (head, turn) = parts(&sequence);
+            assert_eq!(head, "<s><|system|><s><|end|>\n<|user|> <|end|>\n<|user|>x</s> <think><|end|>\n<|assistant|>");
+            assert_eq!(turn, "</s><|end|><|end|>");
+        }
+        let parsed = EncodeOptions { parse_special: true, ..options(true) };
+        let encoder = Encoder::new(&tokenizer, Some(&chat), &parsed).unwrap();
+        let sequence = encoder.sequence(&prompt, &messages(&[("assistant", "x</s>")])).unwrap();
+        assert_eq!(control(&sequence.tokens), [BOS, BOS, EOT, EOT, EOS, EOT, EOS, EOT]);
+    }
+    let plain = Encoder::new(&WITH_BOS, None, &options(true)).unwrap();
+    let sequence = plain.sequence(&text("a<s>b"), &text("x</s>y</s>")).unwrap();
+    assert_eq!(control(&sequence.tokens), [BOS, EOS]);
+    assert_eq!(parts(&sequence), both("<s>a<s>b", "x</s>y</s>"));
+}
+
+#[test]
+fn masks_choose_the_tokens_with_a_loss() {
+    let messages = |list: &[(&str, &str)]| Text::Messages(list.iter().map(|(r, c)| Message::new(*r, *c)).collect());
+    let prompt = messages(&[("system", "S"), ("user", "U"), ("assistant", "A<s>"), ("user", "V")]);
+    let answer = messages(&[("assistant", "B")]);
+    let chat = template(CHAT_BOS);
+    let scored = |mask| {
+        let encoder = Encoder::new(&WITHOUT_BOS, Some(&chat), &EncodeOptions { mask, ..options(true) }).unwrap();
+        let sequence = encoder.sequence(&prompt, &answer).unwrap();
+        assert_eq!(sequence.scored().count(), sequence.n_scored());
+        let whole = decode(&sequence.tokens);
+        (whole, decode(&sequence.scored().map(|i| sequence.tokens[i]).collect::<Vec<_>>()))
+    };
+    let (whole, last) = scored(LossMask::Completion);
+    assert_eq!(
+        (last.as_str(), scored(LossMask::Assistant)),
+        ("B<|end|>", (whole.clone(), "A<s><|end|>B<|end|>".into()))
+    );
+    assert_eq!(scored(LossMask::All), (whole.clone(), whole["<s>".len()..].to_owned()));
+    // A template that ends no turn cannot tell where an earlier one ends.
+    let open = template("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}");
+    let options = EncodeOptions { mask: LossMask::Assistant, ..options(true) };
+    let error = Encoder::new(&WITHOUT_BOS, Some(&open), &options).unwrap().sequence(&prompt, &answer).unwrap_err();
+    assert!(error.to_string().contains("loss mask completion"), "{error}");
+}
+
+#[test]
+fn a_text_is_learned_from_its_second_token() {
+    let encoder = |tokenizer| Encoder::new(tokenizer, None, &options(true)).unwrap();
+    let sequence = encoder(&WITH_BOS).text("abc").unwrap();
+    assert_eq!((parts(&sequence), sequence.n_scored()), (both("<s>", "abc</s>"), 4));
+    assert_eq!(parts(&encoder(&WITHOUT_BOS).text("a").unwrap()), both("a", "</s>"));
+    assert!(encoder(&WITHOUT_BOS).text("").is_err());
 }
 
 proptest! {
@@ -174,7 +252,7 @@ proptest! {
     ) {
         let tokenizer = Bytes { adds_bos, spaced };
         let template = source.map(template);
-        let encoder = Encoder::new(&tokenizer, template.as_ref(), true).unwrap();
+        let encoder = Encoder::new(&tokenizer, template.as_ref(), &options(true)).unwrap();
         let head = encoder.prompt(&text(&prompt)).unwrap();
         for answer in answers {
             let sequence = encoder.sequence(&text(&prompt), &text(&answer)).unwrap();

@@ -1,35 +1,57 @@
 //! The forms a row may have, told apart by its keys. Keys that belong to no form (ids, scores, sources) are left alone.
 
+use super::columns::Columns;
 use super::dialogue::common_prompt_bytes;
+use super::fields::{history, message_list, string, text, verdict, Fields};
 use super::sample::{Example, Message, Text};
-use serde::Deserialize;
 use serde_json::Value;
 use std::fmt;
 
-/// Which keys the rows of a file have.
+/// Which parts the rows of a file have. What files call the parts, [`Columns`] knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// `prompt` and `completion`.
+    /// `prompt` and `completion`; Alpaca's `instruction`, `input` and `output`.
     Completion,
-    /// `messages`, the last of them the assistant's: that one is the answer, what comes before it is the prompt.
+    /// `messages`, or ShareGPT's `conversations`, the last of them the assistant's: that one is the answer, what comes
+    /// before it is the prompt.
     Messages,
+    /// `text`.
+    Text,
     /// `prompt`, `chosen` and `rejected`. A string prompt beside whole dialogues as message lists counts as this form
     /// too; the dialogues then hold the prompt.
     Pair,
     /// `chosen` and `rejected`, whole dialogues: the prompt is what they have in common.
     ImplicitPair,
+    /// `messages` (`conversations`) as the prompt, with `chosen` and `rejected`, one message each.
+    MessagesPair,
     /// `prompt`, `completion` and a boolean `label`.
     Labelled,
+    /// `messages` (`conversations`) and a boolean `label` on the last of them.
+    LabelledMessages,
 }
 
 impl Form {
+    const ALL: [Self; 8] = [
+        Self::Completion,
+        Self::Messages,
+        Self::Text,
+        Self::Pair,
+        Self::ImplicitPair,
+        Self::MessagesPair,
+        Self::Labelled,
+        Self::LabelledMessages,
+    ];
+
     fn keys(self) -> &'static str {
         match self {
             Form::Completion => "{prompt, completion}",
             Form::Messages => "{messages}",
+            Form::Text => "{text}",
             Form::Pair => "{prompt, chosen, rejected}",
             Form::ImplicitPair => "{chosen, rejected}",
+            Form::MessagesPair => "{messages, chosen, rejected}",
             Form::Labelled => "{prompt, completion, label}",
+            Form::LabelledMessages => "{messages, label}",
         }
     }
 }
@@ -40,67 +62,257 @@ impl fmt::Display for Form {
     }
 }
 
-/// The keys that decide the form. `null` counts as absent: exports of tables write it for empty columns.
-#[derive(Deserialize)]
-struct Record {
-    prompt: Option<Value>,
-    completion: Option<Value>,
-    messages: Option<Value>,
-    chosen: Option<Value>,
-    rejected: Option<Value>,
-    label: Option<Value>,
-    tools: Option<Value>,
+/// The parts that decide a form.
+const PARTS: [&str; 7] = ["prompt", "completion", "messages", "chosen", "rejected", "label", "text"];
+
+/// Parses one row. The error is the reason alone; the caller knows file and line.
+pub(super) fn parse_row(json: &str, columns: &Columns) -> Result<(Form, Example), String> {
+    if !json.trim_start().starts_with('{') {
+        return Err("expected one JSON object per line, or an array of objects".into());
+    }
+    let fields = fields(json)?;
+    let row = Parts { fields: &fields, columns };
+    if row.get("tools").is_some_and(|(_, tools)| tools.as_array().is_none_or(|list| !list.is_empty())) {
+        return Err("\"tools\" is not supported: a row is text only".into());
+    }
+    if let Some(reason) = row.lacking() {
+        return Err(reason);
+    }
+    let form = row.form().ok_or_else(|| row.no_form())?;
+    let example = match form {
+        Form::Completion => row.completion()?,
+        Form::Messages => row.dialogue()?,
+        Form::Text => row.text()?,
+        Form::Pair => row.explicit_pair()?,
+        Form::ImplicitPair => implicit_pair(row.need("chosen")?, row.need("rejected")?, None)?,
+        Form::MessagesPair => row.messages_pair()?,
+        Form::Labelled => row.labelled(row.completion()?)?,
+        Form::LabelledMessages => row.labelled(row.dialogue()?)?,
+    };
+    Ok((form, example))
 }
 
-/// Parses one line. The error is the reason alone; the caller knows file and line.
-pub(super) fn parse_line(line: &str) -> Result<(Form, Example), String> {
-    // Serde would also take a JSON array as the fields of `Record` in their order.
-    if !line.trim_start().starts_with('{') {
-        return Err("expected one JSON object per line".into());
+/// The prompt of a row of any form, which need not have an answer.
+pub(super) fn prompt_of(json: &str, columns: &Columns) -> Result<Text, String> {
+    let fields = fields(json)?;
+    let row = Parts { fields: &fields, columns };
+    if let (None, Some((key, value))) = (row.get("prompt"), row.get("messages")) {
+        let mut messages = led(row.lead()?, message_list(value, key)?);
+        if messages.last().is_some_and(|m| m.role == "assistant") {
+            messages.pop();
+        }
+        let prompt = Text::Messages(messages);
+        return if prompt.is_blank() { Err(format!("\"{key}\" has no prompt")) } else { Ok(prompt) };
     }
-    let record: Record = serde_json::from_str(line).map_err(|e| {
+    if row.get("prompt").is_some() {
+        return row.prompt();
+    }
+    match parse_row(json, columns)?.1 {
+        Example::Pair { prompt, .. } | Example::Completion { prompt, .. } | Example::Labelled { prompt, .. } => {
+            Ok(prompt)
+        }
+        Example::Text { .. } => Err("a text has no prompt".into()),
+    }
+}
+
+fn fields(json: &str) -> Result<Fields, String> {
+    serde_json::from_str(json).map_err(|e| {
         let text = e.to_string();
         let reason = text.split(" at line ").next().unwrap_or_default();
         format!("not a valid JSON object: {reason} (column {})", e.column())
-    })?;
-    if record.tools.as_ref().is_some_and(|tools| tools.as_array().is_none_or(|list| !list.is_empty())) {
-        return Err("\"tools\" is not supported: a row is text only".into());
+    })
+}
+
+/// A row's columns by the parts they are.
+struct Parts<'a> {
+    fields: &'a Fields,
+    columns: &'a Columns,
+}
+
+type Column<'a> = (&'a str, &'a Value);
+
+impl<'a> Parts<'a> {
+    fn get(&self, part: &str) -> Option<Column<'a>> {
+        self.fields.get(self.columns, part)
     }
-    let Record { prompt, completion, messages, chosen, rejected, label, .. } = record;
-    match (prompt, completion, messages, chosen, rejected, label) {
-        (Some(p), Some(c), None, None, None, None) => {
-            let (prompt, completion) = prompted(&p, &c, "completion")?;
-            Ok((Form::Completion, Example::Completion { prompt, completion }))
+
+    fn need(&self, part: &str) -> Result<Column<'a>, String> {
+        self.get(part).ok_or_else(|| format!("\"{part}\" is missing"))
+    }
+
+    /// The form, if there is exactly one: `output`, `answer` and the like beside a pair are some other column.
+    fn form(&self) -> Option<Form> {
+        let has = |part: &str| self.get(part).is_some();
+        let own = |part: &str| self.fields.named(self.columns, part).is_some();
+        let many = |part: &str| self.get(part).is_some_and(|(_, v)| v.as_array().is_some_and(|list| list.len() > 1));
+        let (prompt, completion, messages, label) = (has("prompt"), has("completion"), has("messages"), has("label"));
+        match (has("chosen"), has("rejected")) {
+            (true, true) if own("completion") || label => None,
+            (true, true) if prompt => Some(Form::Pair),
+            (true, true) if messages && !(many("chosen") && many("rejected")) => Some(Form::MessagesPair),
+            (true, true) => Some(Form::ImplicitPair),
+            (false, false) if messages && own("completion") => None,
+            (false, false) if messages && label => Some(Form::LabelledMessages),
+            (false, false) if messages => Some(Form::Messages),
+            (false, false) if prompt && completion && label => Some(Form::Labelled),
+            (false, false) if prompt && completion => Some(Form::Completion),
+            (false, false) if has("text") && !prompt && !own("completion") && !label => Some(Form::Text),
+            _ => None,
         }
-        (Some(p), Some(c), None, None, None, Some(label)) => {
-            let (prompt, completion) = prompted(&p, &c, "completion")?;
-            let label = label.as_bool().ok_or_else(|| wrong("label", "true or false", &label))?;
-            Ok((Form::Labelled, Example::Labelled { prompt, completion, label }))
+    }
+
+    /// A part that was mapped to a column which the row does not have.
+    fn lacking(&self) -> Option<String> {
+        let missing = PARTS.iter().filter(|part| self.get(part).is_none());
+        let (part, column) = missing.filter_map(|part| Some((part, self.columns.mapped(part)?))).next()?;
+        Some(format!("lacks \"{column}\", the column that {part} is mapped to"))
+    }
+
+    fn no_form(&self) -> String {
+        let found: Vec<_> = PARTS.iter().filter_map(|part| Some(self.get(part)?.0)).collect();
+        let found = if found.is_empty() { "none of these keys".to_owned() } else { found.join(", ") };
+        let known = Form::ALL.map(Form::keys).join(", ");
+        format!("the keys fit no form: found {found}; expected one of {known}; other names can be mapped (columns)")
+    }
+
+    /// The prompt: with Alpaca's `input` below it, and behind what the columns `system` and `history` say.
+    fn prompt(&self) -> Result<Text, String> {
+        let (key, value) = self.need("prompt")?;
+        let mut prompt = text(value, key)?;
+        if let (Text::Plain(text), Some((key, input))) = (&mut prompt, self.beside("input")) {
+            let input = string(input, key)?;
+            if !input.trim().is_empty() {
+                text.push('\n');
+                text.push_str(input);
+            }
         }
-        (None, None, Some(m), None, None, None) => Ok((Form::Messages, dialogue(&m)?)),
-        (Some(p), None, None, Some(c), Some(r), None) => Ok((Form::Pair, explicit_pair(&p, &c, &r)?)),
-        (None, None, None, Some(c), Some(r), None) => Ok((Form::ImplicitPair, implicit_pair(&c, &r)?)),
-        (p, c, m, ch, r, l) => {
-            let keys = ["prompt", "completion", "messages", "chosen", "rejected", "label"];
-            let present = [p, c, m, ch, r, l].map(|value| value.is_some());
-            let found: Vec<_> = keys.iter().zip(present).filter(|(_, is)| *is).map(|(key, _)| *key).collect();
-            let found = if found.is_empty() { "none of these keys".to_owned() } else { found.join(", ") };
-            let known = [Form::Completion, Form::Messages, Form::Pair, Form::ImplicitPair, Form::Labelled];
-            let known = known.map(Form::keys).join(", ");
-            Err(format!("the keys fit no form: found {found}; expected one of {known}"))
+        if prompt.is_blank() {
+            return Err(format!("\"{key}\" is empty"));
         }
+        let lead = self.lead()?;
+        Ok(match prompt {
+            prompt if lead.is_empty() => prompt,
+            Text::Plain(text) => Text::Messages([lead, vec![Message::new("user", text)]].concat()),
+            Text::Messages(messages) => Text::Messages(led(lead, messages)),
+        })
+    }
+
+    /// A part that only rows with an `instruction` have, or files that were told so.
+    fn beside(&self, part: &str) -> Option<Column<'a>> {
+        let alpaca = self.get("prompt").is_some_and(|(key, _)| key == "instruction");
+        self.get(part).filter(|_| alpaca || self.columns.mapped(part).is_some())
+    }
+
+    /// What the columns `system` and `history` say.
+    fn lead(&self) -> Result<Vec<Message>, String> {
+        let mut lead = Vec::new();
+        if let Some((key, system)) = self.get("system") {
+            let system = string(system, key)?;
+            if !system.trim().is_empty() {
+                lead.push(Message::new("system", system));
+            }
+        }
+        if let Some((key, turns)) = self.beside("history") {
+            lead.extend(history(turns, key)?);
+        }
+        Ok(lead)
+    }
+
+    fn completion(&self) -> Result<Example, String> {
+        let (key, value) = self.need("completion")?;
+        let prompt = self.prompt()?;
+        let completion = answer(&prompt, text(value, key)?, self.need("prompt")?, key)?;
+        Ok(Example::Completion { prompt, completion })
+    }
+
+    fn text(&self) -> Result<Example, String> {
+        let (key, value) = self.need("text")?;
+        let text = string(value, key)?;
+        if text.trim().is_empty() {
+            return Err(format!("\"{key}\" is empty"));
+        }
+        Ok(Example::Text { text: text.to_owned() })
+    }
+
+    fn labelled(&self, example: Example) -> Result<Example, String> {
+        let (key, label) = self.need("label")?;
+        let label = verdict(label, key)?;
+        match example {
+            Example::Completion { prompt, completion } => Ok(Example::Labelled { prompt, completion, label }),
+            _ => Err(format!("\"{key}\" belongs to a prompt and its answer")),
+        }
+    }
+
+    fn dialogue(&self) -> Result<Example, String> {
+        let (key, value) = self.need("messages")?;
+        let mut messages = led(self.lead()?, message_list(value, key)?);
+        let last = messages.pop().ok_or_else(|| format!("\"{key}\" is empty"))?;
+        if last.role != "assistant" {
+            return Err(format!("the last of \"{key}\" must be the assistant's, not of the role \"{}\"", last.role));
+        }
+        let prompt = Text::Messages(messages);
+        if prompt.is_blank() {
+            return Err(format!("\"{key}\" has nothing before the assistant's last message"));
+        }
+        let completion = checked_answer(Text::Messages(vec![last]), key)?;
+        Ok(Example::Completion { prompt, completion })
+    }
+
+    fn explicit_pair(&self) -> Result<Example, String> {
+        let (prompt, chosen, rejected) = (self.need("prompt")?, self.need("chosen")?, self.need("rejected")?);
+        if let (Value::String(text), Value::Array(c), Value::Array(_)) = (prompt.1, chosen.1, rejected.1) {
+            if c.len() > 1 {
+                return dialogues_of_prompt(text, prompt.0, chosen, rejected, self.lead()?);
+            }
+        }
+        let given = self.prompt()?;
+        let (chosen, c) = (text(chosen.1, chosen.0)?, chosen.0);
+        let (rejected, r) = (text(rejected.1, rejected.0)?, rejected.0);
+        let (chosen, rejected) = (answer(&given, chosen, prompt, c)?, answer(&given, rejected, prompt, r)?);
+        pair(given, chosen, rejected)
+    }
+
+    fn messages_pair(&self) -> Result<Example, String> {
+        let (key, value) = self.need("messages")?;
+        let prompt = Text::Messages(led(self.lead()?, message_list(value, key)?));
+        if prompt.is_blank() {
+            return Err(format!("\"{key}\" is empty"));
+        }
+        let one = |part: &str| {
+            let (key, value) = self.need(part)?;
+            checked_answer(as_message(text(value, key)?), key)
+        };
+        pair(prompt, one("chosen")?, one("rejected")?)
     }
 }
 
-fn prompted(prompt: &Value, answer: &Value, key: &str) -> Result<(Text, Text), String> {
-    let (prompt, answer) = (text(prompt, "prompt")?, text(answer, key)?);
-    if matches!(prompt, Text::Plain(_)) != matches!(answer, Text::Plain(_)) {
-        return Err(format!("\"prompt\" and \"{key}\" must both be strings or both be lists of messages"));
+/// Messages with others before them; two system messages do not meet: the list's own stays.
+fn led(mut lead: Vec<Message>, messages: Vec<Message>) -> Vec<Message> {
+    if messages.first().is_some_and(|m| m.role == "system") {
+        lead.retain(|m| m.role != "system");
+        lead.splice(..0, messages.first().cloned());
+        lead.extend(messages.into_iter().skip(1));
+    } else {
+        lead.extend(messages);
     }
-    if prompt.is_blank() {
-        return Err("\"prompt\" is empty".into());
+    lead
+}
+
+fn as_message(answer: Text) -> Text {
+    match answer {
+        Text::Plain(text) => Text::Messages(vec![Message::new("assistant", text)]),
+        messages => messages,
     }
-    Ok((prompt, checked_answer(answer, key)?))
+}
+
+/// An answer of the prompt's kind. Where the row gave the prompt as a string, a string that became messages takes an
+/// answer that is a string with it.
+fn answer(prompt: &Text, answer: Text, (prompt_key, given): Column<'_>, key: &str) -> Result<Text, String> {
+    if given.is_string() != matches!(answer, Text::Plain(_)) {
+        return Err(format!("\"{prompt_key}\" and \"{key}\" must both be strings or both be lists of messages"));
+    }
+    let answer = if matches!(prompt, Text::Messages(_)) { as_message(answer) } else { answer };
+    checked_answer(answer, key)
 }
 
 fn checked_answer(answer: Text, key: &str) -> Result<Text, String> {
@@ -115,45 +327,27 @@ fn checked_answer(answer: Text, key: &str) -> Result<Text, String> {
     Ok(answer)
 }
 
-fn dialogue(value: &Value) -> Result<Example, String> {
-    let mut messages = message_list(value, "messages")?;
-    let answer = messages.pop().ok_or("\"messages\" is empty")?;
-    if answer.role != "assistant" {
-        return Err(format!("the last of \"messages\" must be the assistant's, not of the role \"{}\"", answer.role));
-    }
-    let prompt = Text::Messages(messages);
-    if prompt.is_blank() {
-        return Err("\"messages\" has nothing before the assistant's last message".into());
-    }
-    let completion = checked_answer(Text::Messages(vec![answer]), "messages")?;
-    Ok(Example::Completion { prompt, completion })
-}
-
-fn explicit_pair(prompt: &Value, chosen: &Value, rejected: &Value) -> Result<Example, String> {
-    if let (Value::String(prompt), Value::Array(c), Value::Array(_)) = (prompt, chosen, rejected) {
-        if c.len() > 1 {
-            return dialogues_of_prompt(prompt, chosen, rejected);
-        }
-    }
-    let (_, chosen) = prompted(prompt, chosen, "chosen")?;
-    let (prompt, rejected) = prompted(prompt, rejected, "rejected")?;
-    pair(prompt, chosen, rejected)
-}
-
-fn dialogues_of_prompt(prompt: &str, chosen: &Value, rejected: &Value) -> Result<Example, String> {
-    let example = implicit_pair(chosen, rejected)?;
+fn dialogues_of_prompt(
+    prompt: &str,
+    key: &str,
+    chosen: Column<'_>,
+    rejected: Column<'_>,
+    lead: Vec<Message>,
+) -> Result<Example, String> {
+    let example = implicit_pair(chosen, rejected, Some(lead))?;
     match &example {
         Example::Pair { prompt: Text::Messages(lead), .. } if lead.iter().any(|m| m.content == prompt) => Ok(example),
-        _ => Err("\"prompt\" is none of the messages that \"chosen\" and \"rejected\" begin with".into()),
+        _ => Err(format!("\"{key}\" is none of the messages that \"{}\" and \"{}\" begin with", chosen.0, rejected.0)),
     }
 }
 
-fn implicit_pair(chosen: &Value, rejected: &Value) -> Result<Example, String> {
-    let no_prompt = || "\"chosen\" and \"rejected\" have no prompt in common".to_owned();
-    let (prompt, chosen, rejected) = match (text(chosen, "chosen")?, text(rejected, "rejected")?) {
+fn implicit_pair(chosen: Column<'_>, rejected: Column<'_>, lead: Option<Vec<Message>>) -> Result<Example, String> {
+    let ((c, chosen), (r, rejected)) = (chosen, rejected);
+    let no_prompt = || format!("\"{c}\" and \"{r}\" have no prompt in common");
+    let (prompt, chosen, rejected) = match (text(chosen, c)?, text(rejected, r)?) {
         (Text::Plain(chosen), Text::Plain(rejected)) => {
             if chosen == rejected {
-                return Err("\"chosen\" and \"rejected\" are equal".into());
+                return Err(format!("\"{c}\" and \"{r}\" are equal"));
             }
             let end = common_prompt_bytes(&chosen, &rejected).ok_or_else(no_prompt)?;
             let split =
@@ -163,16 +357,17 @@ fn implicit_pair(chosen: &Value, rejected: &Value) -> Result<Example, String> {
         }
         (Text::Messages(mut chosen), Text::Messages(mut rejected)) => {
             let common = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
-            let lead = common.min(chosen.len().saturating_sub(1)).min(rejected.len().saturating_sub(1));
-            let (chosen_answer, rejected_answer) = (chosen.split_off(lead), rejected.split_off(lead));
-            (Text::Messages(chosen), Text::Messages(chosen_answer), Text::Messages(rejected_answer))
+            let shared = common.min(chosen.len().saturating_sub(1)).min(rejected.len().saturating_sub(1));
+            let (chosen_answer, rejected_answer) = (chosen.split_off(shared), rejected.split_off(shared));
+            let prompt = led(lead.unwrap_or_default(), chosen);
+            (Text::Messages(prompt), Text::Messages(chosen_answer), Text::Messages(rejected_answer))
         }
-        _ => return Err("\"chosen\" and \"rejected\" must both be strings or both be lists of messages".into()),
+        _ => return Err(format!("\"{c}\" and \"{r}\" must both be strings or both be lists of messages")),
     };
     if prompt.is_blank() {
         return Err(no_prompt());
     }
-    pair(prompt, checked_answer(chosen, "chosen")?, checked_answer(rejected, "rejected")?)
+    pair(prompt, checked_answer(chosen, c)?, checked_answer(rejected, r)?)
 }
 
 fn pair(prompt: Text, chosen: Text, rejected: Text) -> Result<Example, String> {
@@ -182,143 +377,6 @@ fn pair(prompt: Text, chosen: Text, rejected: Text) -> Result<Example, String> {
     Ok(Example::Pair { prompt, chosen, rejected })
 }
 
-fn text(value: &Value, key: &str) -> Result<Text, String> {
-    match value {
-        Value::String(text) => Ok(Text::Plain(text.clone())),
-        Value::Array(_) => message_list(value, key).map(Text::Messages),
-        other => Err(wrong(key, "a string or a list of messages", other)),
-    }
-}
-
-fn message_list(value: &Value, key: &str) -> Result<Vec<Message>, String> {
-    let list = value.as_array().ok_or_else(|| wrong(key, "a list of messages", value))?;
-    list.iter().enumerate().map(|(i, value)| message(value, &format!("{key}[{i}]"))).collect()
-}
-
-fn message(value: &Value, place: &str) -> Result<Message, String> {
-    let object = value.as_object().ok_or_else(|| wrong(place, "an object with \"role\" and \"content\"", value))?;
-    let calls = object.get("tool_calls").filter(|calls| !calls.is_null());
-    if calls.is_some_and(|calls| calls.as_array().is_none_or(|list| !list.is_empty())) {
-        return Err(format!("\"{place}\" has \"tool_calls\", which are not supported: a row is text only"));
-    }
-    let field = |name: &str| match object.get(name) {
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(other) => Err(wrong(&format!("{place}.{name}"), "a string", other)),
-        None => Err(format!("\"{place}\" lacks \"{name}\"")),
-    };
-    let (role, content) = (field("role")?, field("content")?);
-    if role.trim().is_empty() {
-        return Err(format!("\"{place}.role\" is empty"));
-    }
-    Ok(Message { role, content })
-}
-
-fn wrong(place: &str, expected: &str, got: &Value) -> String {
-    let got = match got {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    };
-    format!("\"{place}\" must be {expected}, not {got}")
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plain(s: &str) -> Text {
-        Text::Plain(s.to_owned())
-    }
-
-    fn messages(list: &[(&str, &str)]) -> Text {
-        Text::Messages(list.iter().map(|(role, content)| Message::new(*role, *content)).collect())
-    }
-
-    #[test]
-    fn all_string_forms() {
-        let (form, example) = parse_line(r#"{"id":1,"prompt":"p","completion":"c"}"#).unwrap();
-        assert_eq!(
-            (form, example),
-            (Form::Completion, Example::Completion { prompt: plain("p"), completion: plain("c") })
-        );
-        let (form, example) = parse_line(r#"{"prompt":"p","chosen":"a","rejected":"b","label":null}"#).unwrap();
-        assert_eq!(form, Form::Pair);
-        assert_eq!(example, Example::Pair { prompt: plain("p"), chosen: plain("a"), rejected: plain("b") });
-        let (form, example) = parse_line(r#"{"prompt":"p","completion":"c","label":false}"#).unwrap();
-        assert_eq!(form, Form::Labelled);
-        assert_eq!(example, Example::Labelled { prompt: plain("p"), completion: plain("c"), label: false });
-        let line = r#"{"chosen":"\n\nHuman: h\n\nAssistant: a","rejected":"\n\nHuman: h\n\nAssistant: b"}"#;
-        let (form, example) = parse_line(line).unwrap();
-        assert_eq!(form, Form::ImplicitPair);
-        let prompt = plain("\n\nHuman: h\n\nAssistant:");
-        assert_eq!(example, Example::Pair { prompt, chosen: plain(" a"), rejected: plain(" b") });
-    }
-
-    #[test]
-    fn all_message_forms() {
-        const U: &str = r#"{"role":"user","content":"u"}"#;
-        let a = |text: &str| format!(r#"{{"role":"assistant","content":"{text}","tool_calls":[]}}"#);
-        let prompt = messages(&[("user", "u")]);
-        let answer = |text: &str| messages(&[("assistant", text)]);
-        let sft = Example::Completion { prompt: prompt.clone(), completion: answer("x") };
-        let pair = Example::Pair { prompt, chosen: answer("x"), rejected: answer("y") };
-        let (x, y) = (a("x"), a("y"));
-        let cases = [
-            (format!(r#"{{"messages":[{U},{x}]}}"#), Form::Messages, &sft),
-            (format!(r#"{{"prompt":[{U}],"completion":[{x}],"tools":[]}}"#), Form::Completion, &sft),
-            (format!(r#"{{"prompt":[{U}],"chosen":[{x}],"rejected":[{y}]}}"#), Form::Pair, &pair),
-            (format!(r#"{{"chosen":[{U},{x}],"rejected":[{U},{y}]}}"#), Form::ImplicitPair, &pair),
-            (format!(r#"{{"prompt":"u","chosen":[{U},{x}],"rejected":[{U},{y}]}}"#), Form::Pair, &pair),
-        ];
-        for (line, form, example) in cases {
-            assert_eq!(parse_line(&line).as_ref(), Ok(&(form, example.clone())), "{line}");
-        }
-    }
-
-    #[test]
-    fn faults_are_named() {
-        let cases = [
-            ("[1]", "one JSON object per line"),
-            ("{\"prompt\":", "column"),
-            (r#"{"prompt":"a","prompt":"b","completion":"c"}"#, "duplicate field `prompt`"),
-            (r#"{"prompt":"a"}"#, "found prompt; expected one of"),
-            (r#"{"text":"a"}"#, "none of these keys"),
-            (r#"{"prompt":"a","completion":"c","chosen":"x","rejected":"y"}"#, "fit no form"),
-            (r#"{"prompt":1,"completion":"c"}"#, "\"prompt\" must be a string or a list of messages, not a number"),
-            (r#"{"prompt":"a","completion":"c","label":1}"#, "\"label\" must be true or false, not a number"),
-            (r#"{"prompt":" ","completion":"c"}"#, "\"prompt\" is empty"),
-            (r#"{"prompt":"a","completion":" \n"}"#, "\"completion\" is empty"),
-            (r#"{"prompt":"a","chosen":"x","rejected":"x"}"#, "are equal"),
-            (r#"{"chosen":"x","rejected":"x"}"#, "are equal"),
-            (r#"{"chosen":"x","rejected":"y"}"#, "no prompt in common"),
-            (r#"{"prompt":"a","completion":[{"role":"assistant","content":"c"}]}"#, "must both be"),
-            (r#"{"messages":[]}"#, "\"messages\" is empty"),
-            (r#"{"messages":[{"role":"user","content":"u"}]}"#, "must be the assistant's"),
-            (r#"{"messages":[{"role":"assistant","content":"u"}]}"#, "nothing before"),
-            (
-                r#"{"messages":[{"role":"user","content":["x"]}]}"#,
-                "\"messages[0].content\" must be a string, not a list",
-            ),
-            (r#"{"messages":[{"role":"user"}]}"#, "\"messages[0]\" lacks \"content\""),
-            (r#"{"messages":[{"role":"","content":"x"}]}"#, "role\" is empty"),
-            (r#"{"messages":[{"role":"a","content":"x","tool_calls":[{}]}]}"#, "tool_calls"),
-            (r#"{"prompt":"a","completion":"c","tools":[{}]}"#, "tools"),
-            (
-                r#"{"prompt":"z","chosen":[{"role":"user","content":"u"},{"role":"assistant","content":"1"}],
-                "rejected":[{"role":"user","content":"u"},{"role":"assistant","content":"2"}]}"#,
-                "\"prompt\" is none of",
-            ),
-            (
-                r#"{"prompt":[{"role":"user","content":"u"}],"completion":[{"role":"user","content":"1"}]}"#,
-                "exactly one",
-            ),
-        ];
-        for (line, expected) in cases {
-            let error = parse_line(line).expect_err(line);
-            assert!(error.contains(expected), "{line}: {error}");
-        }
-    }
-}
+#[path = "forms_tests.rs"]
+mod tests;

@@ -1,6 +1,8 @@
-//! JSONL files, line by line.
+//! JSONL files, line by line, and files of one JSON array.
 
-use super::forms::{parse_line, Form};
+use super::array::elements;
+use super::columns::Columns;
+use super::forms::{parse_row, Form};
 use super::rows::Rows;
 use super::sample::Row;
 use crate::error::{Error, Kind, Result};
@@ -11,6 +13,9 @@ use std::path::Path;
 /// Longest line that is read, in bytes: a file without line breaks must not fill the memory.
 pub const LINE_BYTES_MAX: usize = 16 << 20;
 
+/// Largest file of one JSON array, in bytes: it is read as a whole.
+const ARRAY_BYTES_MAX: u64 = 1 << 30;
+
 /// Reads rows one at a time. Blank lines are skipped; a byte order mark at the start and `\r\n` are fine. A line that
 /// is at fault gives an error ([`Kind::Data`], "FILE:LINE: why") and reading goes on behind it, so that all faults of a
 /// file can be listed; after a read error or an overlong line nothing more comes.
@@ -20,7 +25,10 @@ pub struct Reader<R> {
     source: String,
     line: usize,
     form: Option<Form>,
+    columns: Columns,
     buffer: Vec<u8>,
+    /// The rows of an array that are still to come, the next one last, with their lines.
+    array: Option<Vec<(usize, String)>>,
     ended: bool,
 }
 
@@ -38,7 +46,32 @@ impl Reader<BufReader<File>> {
 impl<R: BufRead> Reader<R> {
     /// Reads from `input`, called `source` in messages.
     pub fn new(input: R, source: impl Into<String>) -> Self {
-        Self { input, source: source.into(), line: 0, form: None, buffer: Vec::new(), ended: false }
+        Self {
+            input,
+            source: source.into(),
+            line: 0,
+            form: None,
+            columns: Columns::default(),
+            buffer: Vec::new(),
+            array: None,
+            ended: false,
+        }
+    }
+
+    /// Finds the parts of rows in these columns.
+    #[must_use]
+    pub fn with_columns(self, columns: Columns) -> Self {
+        Self { columns, ..self }
+    }
+
+    /// What the input is called in messages.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The line that was read last, from 1.
+    pub fn line(&self) -> usize {
+        self.line
     }
 
     /// The form of the rows read so far: that of the first one.
@@ -77,18 +110,55 @@ impl<R: BufRead> Reader<R> {
         Ok(true)
     }
 
+    /// Takes the whole rest of the input for an array, of which the buffer holds the first line.
+    fn begin_array(&mut self) -> Result<()> {
+        self.ended = true;
+        self.buffer.push(b'\n');
+        let limit = ARRAY_BYTES_MAX + 1;
+        let read = self.input.by_ref().take(limit).read_to_end(&mut self.buffer);
+        read.map_err(|e| Error::io(&self.source, "cannot read", &e))?;
+        if self.buffer.len() as u64 > ARRAY_BYTES_MAX {
+            return Err(self.fault("the array is larger than 1 GiB: write one object per line instead"));
+        }
+        let first = self.line;
+        let text = std::str::from_utf8(without_mark(&self.buffer, first))
+            .map_err(|e| self.fault(&format!("not UTF-8 text (byte {} from here)", e.valid_up_to() + 1)))?;
+        let elements = elements(text).map_err(|(line, reason)| {
+            Error::new(Kind::Data, format!("{}:{}: {reason}", self.source, first + line - 1))
+        })?;
+        let owned = |(line, element): (usize, &str)| (first + line - 1, element.to_owned());
+        self.array = Some(elements.into_iter().rev().map(owned).collect());
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// The next row of the array.
+    fn next_element(&mut self) -> Option<Result<Row>> {
+        let (line, element) = self.array.as_mut()?.pop()?;
+        self.line = line;
+        if element.len() > LINE_BYTES_MAX {
+            return Some(Err(self.fault(&format!("the row is longer than {LINE_BYTES_MAX} bytes"))));
+        }
+        self.buffer = element.into_bytes();
+        match self.row() {
+            Ok(None) => Some(Err(self.fault("the row is empty"))),
+            row => row.transpose(),
+        }
+    }
+
+    /// Whether the first line that is not blank begins an array.
+    fn is_array(&self) -> bool {
+        self.form.is_none() && without_mark(&self.buffer, self.line).trim_ascii_start().starts_with(b"[")
+    }
+
     /// Parses the line in the buffer; `None` for a blank one.
     fn row(&mut self) -> Result<Option<Row>> {
-        let bytes = match self.buffer.strip_prefix(b"\xef\xbb\xbf") {
-            Some(rest) if self.line == 1 => rest,
-            _ => self.buffer.as_slice(),
-        };
-        let text = std::str::from_utf8(bytes)
+        let text = std::str::from_utf8(without_mark(&self.buffer, self.line))
             .map_err(|e| self.fault(&format!("not UTF-8 text (byte {} of the line)", e.valid_up_to() + 1)))?;
         if text.trim().is_empty() {
             return Ok(None);
         }
-        let (form, example) = parse_line(text).map_err(|reason| self.fault(&reason))?;
+        let (form, example) = parse_row(text, &self.columns).map_err(|reason| self.fault(&reason))?;
         let expected = *self.form.get_or_insert(form);
         if form != expected {
             return Err(self.fault(&format!("the row is {form}, but the rows before it are {expected}")));
@@ -101,11 +171,20 @@ impl<R: BufRead> Iterator for Reader<R> {
     type Item = Result<Row>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if self.array.is_some() {
+            return self.next_element();
+        }
         while !self.ended {
             match self.next_line() {
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(e) => return Some(Err(e)),
+            }
+            if self.is_array() {
+                return match self.begin_array() {
+                    Ok(()) => self.next_element(),
+                    Err(e) => Some(Err(e)),
+                };
             }
             match self.row() {
                 Ok(None) => {}
@@ -117,12 +196,36 @@ impl<R: BufRead> Iterator for Reader<R> {
     }
 }
 
-/// Reads a whole file.
+/// Rows from memory, each one JSON object of any form, numbered from 1 in place of lines.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn rows_from_json<S: AsRef<str>>(source: &str, rows: &[S], columns: &Columns) -> Result<Rows> {
+    let element = |(i, row): (usize, &S)| (i + 1, row.as_ref().to_owned());
+    let array = rows.iter().enumerate().map(element).rev().collect();
+    let reader = Reader::new(std::io::empty(), source).with_columns(columns.clone());
+    collect(Reader { array: Some(array), ..reader })
+}
+
+/// The bytes without a byte order mark, where they are the first line.
+fn without_mark(bytes: &[u8], line: usize) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").filter(|_| line == 1).unwrap_or(bytes)
+}
+
+/// Reads a whole file: one JSON object per line, or one array of objects.
 ///
 /// # Errors
 /// The first fault of the file; [`Kind::Data`] for a file without rows.
 pub fn read_all(path: &Path) -> Result<Rows> {
-    collect(Reader::open(path)?)
+    read_all_with(path, &Columns::default())
+}
+
+/// The same, with the parts of rows in these columns.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn read_all_with(path: &Path, columns: &Columns) -> Result<Rows> {
+    collect(Reader::open(path)?.with_columns(columns.clone()))
 }
 
 fn collect<R: BufRead>(mut reader: Reader<R>) -> Result<Rows> {
@@ -130,7 +233,10 @@ fn collect<R: BufRead>(mut reader: Reader<R>) -> Result<Rows> {
     let source = reader.source;
     match reader.form {
         Some(form) => Ok(Rows { source, form, rows }),
-        None => Err(Error::new(Kind::Data, format!("{source}: no rows: expected one JSON object per line"))),
+        None => Err(Error::new(
+            Kind::Data,
+            format!("{source}: no rows: expected one JSON object per line, or an array of objects"),
+        )),
     }
 }
 
@@ -193,6 +299,31 @@ mod tests {
             assert_eq!(rows.len(), 1);
             assert!(rows[0].as_ref().unwrap_err().to_string().contains("f:1: the line is longer"));
         }
+    }
+
+    #[test]
+    fn arrays_are_read_as_lines_are() {
+        let file = format!("\u{feff}\n [\r\n{A},\n  {A},\n{{\"prompt\":1}},\n{A}]\n");
+        let rows = read(file.as_bytes());
+        let lines: Vec<_> = rows.iter().map(|row| row.as_ref().map_or(0, |row| row.line)).collect();
+        assert_eq!(lines, [3, 4, 0, 6]);
+        assert!(rows[2].as_ref().unwrap_err().to_string().starts_with("f:5: the keys fit no form"));
+        let error = read(format!("[{A},\n{A}\n").as_bytes()).pop().unwrap().unwrap_err();
+        assert!(error.kind() == Kind::Data && error.to_string().starts_with("f:"), "{error}");
+        assert!(error.to_string().contains("not a valid JSON array"), "{error}");
+        assert!(read(b"[]").is_empty());
+        // Lines that are arrays are no rows, behind a first line that is none.
+        assert!(read(format!("{A}\n[1]").as_bytes())[1].is_err());
+    }
+
+    #[test]
+    fn rows_come_from_memory() {
+        let rows =
+            rows_from_json("rows", &[A, "{\"prompt\":\n\"p\",\"completion\":\"b\"}"], &Columns::default()).unwrap();
+        assert_eq!((rows.form, rows.rows.len(), rows.rows[1].line), (Form::Completion, 2, 2));
+        let error = rows_from_json("rows", &[A, "[]"], &Columns::default()).unwrap_err();
+        assert!(error.to_string().starts_with("rows:2: "), "{error}");
+        assert_eq!(rows_from_json::<&str>("rows", &[], &Columns::default()).unwrap_err().kind(), Kind::Data);
     }
 
     #[test]

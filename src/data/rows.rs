@@ -43,7 +43,7 @@ impl Rows {
                     }
                 }
                 Example::Labelled { .. } => rows.push(row.clone()),
-                Example::Completion { .. } => {
+                Example::Completion { .. } | Example::Text { .. } => {
                     return Err(self.unsuitable(row.line, "preference pairs, or rows with a \"label\""));
                 }
             }
@@ -60,6 +60,10 @@ impl Rows {
         let mut rows = Vec::with_capacity(self.rows.len());
         for row in self.rows {
             let (prompt, completion) = match row.example {
+                Example::Text { .. } => {
+                    rows.push(row);
+                    continue;
+                }
                 Example::Completion { prompt, completion } => (prompt, completion),
                 Example::Pair { prompt, chosen, .. } => (prompt, chosen),
                 Example::Labelled { prompt, completion, label: true } => (prompt, completion),

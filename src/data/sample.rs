@@ -45,6 +45,11 @@ pub enum Example {
         /// What it shall answer.
         completion: Text,
     },
+    /// A text to imitate as a whole (SFT).
+    Text {
+        /// The text.
+        text: String,
+    },
     /// A better and a worse answer to the same prompt (the DPO family).
     Pair {
         /// What the model is given.

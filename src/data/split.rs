@@ -53,8 +53,10 @@ impl Rows {
 
 /// The prompt as one text that is equal for equal prompts only.
 fn prompt(example: &Example) -> String {
-    let (Example::Completion { prompt, .. } | Example::Pair { prompt, .. } | Example::Labelled { prompt, .. }) =
-        example;
+    let prompt = match example {
+        Example::Text { text } => return format!("text {text}"),
+        Example::Completion { prompt, .. } | Example::Pair { prompt, .. } | Example::Labelled { prompt, .. } => prompt,
+    };
     match prompt {
         Text::Plain(text) => format!("text {text}"),
         Text::Messages(messages) => format!("{messages:?}"),

@@ -61,7 +61,9 @@ impl Template {
         );
         environment.add_function("strftime_now", |format: String| today(&format));
         environment.add_filter("tojson", tojson);
-        let source = without_generation_tags(source);
+        // As jinja2 reads a source: every kind of line break is one character.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        let source = without_generation_tags(&source);
         environment
             .add_template_owned(NAME, source)
             .map_err(|e| Error::new(Kind::Format, format!("chat template: {}", describe(&e))))?;
@@ -81,8 +83,11 @@ impl Template {
         environment.set_fuel(Some(FUEL_BASE + FUEL_PER_MESSAGE * messages.len() as u64));
         let messages: Vec<Value> =
             messages.iter().map(|m| context! { role => m.role.as_str(), content => m.content.as_str() }).collect();
+        let none = Value::from(());
         let context = context! {
             messages, add_generation_prompt,
+            // Hugging Face passes both, so that they are defined, but nothing.
+            tools => none, documents => none,
             bos_token => self.bos.as_str(), eos_token => self.eos.as_str(),
         };
         let failed = |e: &minijinja::Error| Error::new(Kind::Data, format!("chat template: {}", describe(e)));
@@ -158,37 +163,71 @@ fn today(format: &str) -> std::result::Result<String, minijinja::Error> {
     Ok(out)
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=...)` of Python: keys in their order, a space after `,` and `:`.
+/// `json.dumps(value, ensure_ascii, indent, separators, sort_keys)` of Python: keys in their order, a space after `,` and
+/// `:`, nothing escaped that need not be.
 fn tojson(value: Value, options: Kwargs) -> std::result::Result<Value, minijinja::Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    let separators: Option<Vec<String>> = options.get("separators")?;
+    let (ascii, sorted) = (options.get::<Option<bool>>("ensure_ascii")?, options.get::<Option<bool>>("sort_keys")?);
+    options.assert_all_used()?;
+    let failed = |e: &dyn fmt::Display| invalid(format!("tojson: {e}"));
+    let mut json = serde_json::to_value(&value).map_err(|e| failed(&e))?;
+    if sorted == Some(true) {
+        json.sort_all_objects();
+    }
     let mut bytes = Vec::new();
-    let written = match options.get::<Option<usize>>("indent")? {
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Spaced)),
-        Some(width) if width <= INDENT_MAX => {
-            let indent = " ".repeat(width);
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))
+    let written = match (indent, separators.as_deref()) {
+        (None, None) => write_json(&json, &mut bytes, Separated { item: ", ", key: ": " }),
+        (None, Some([item, key])) => write_json(&json, &mut bytes, Separated { item, key }),
+        (Some(width), None) if width <= INDENT_MAX => {
+            write_json(&json, &mut bytes, serde_json::ser::PrettyFormatter::with_indent(" ".repeat(width).as_bytes()))
         }
-        Some(width) => return Err(invalid(format!("tojson: an indent of {width} is too wide"))),
+        (Some(width), None) => return Err(failed(&format!("an indent of {width} is too wide"))),
+        (_, Some(_)) => return Err(failed(&"separators are two, and without an indent")),
     };
-    written.map_err(|e| invalid(format!("tojson: {e}")))?;
-    let text = String::from_utf8(bytes).map_err(|e| invalid(format!("tojson: {e}")))?;
-    Ok(Value::from_safe_string(text))
+    written.map_err(|e| failed(&e))?;
+    let text = String::from_utf8(bytes).map_err(|e| failed(&e))?;
+    Ok(Value::from_safe_string(if ascii == Some(true) { escaped(&text) } else { text }))
 }
 
-/// Python's default separators.
-struct Spaced;
+fn write_json<F: serde_json::ser::Formatter>(
+    json: &serde_json::Value,
+    out: &mut Vec<u8>,
+    formatter: F,
+) -> serde_json::Result<()> {
+    json.serialize(&mut serde_json::Serializer::with_formatter(out, formatter))
+}
 
-impl serde_json::ser::Formatter for Spaced {
+/// JSON without characters beyond ASCII: they stand only in strings, where an escape means the same.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            out.push(c);
+        } else {
+            out.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    out
+}
+
+/// JSON on one line with these separators.
+struct Separated<'a> {
+    item: &'a str,
+    key: &'a str,
+}
+
+impl serde_json::ser::Formatter for Separated<'_> {
     fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b", " })
+        out.write_all(if first { b"" } else { self.item.as_bytes() })
     }
 
     fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b", " })
+        out.write_all(if first { b"" } else { self.item.as_bytes() })
     }
 
     fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
+        out.write_all(self.key.as_bytes())
     }
 }
 

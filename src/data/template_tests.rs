@@ -72,6 +72,25 @@ fn the_date_is_always_the_same() {
 }
 
 #[test]
+fn json_is_pythons() {
+    let value = "{'b': ['é', 1.5, true], 'a': {'d': none, 'c': '\"/'}}";
+    let cases = [
+        ("", r#"{"b": ["é", 1.5, true], "a": {"d": null, "c": "\"/"}}"#),
+        ("ensure_ascii=true", r#"{"b": ["\u00e9", 1.5, true], "a": {"d": null, "c": "\"/"}}"#),
+        ("sort_keys=true", r#"{"a": {"c": "\"/", "d": null}, "b": ["é", 1.5, true]}"#),
+        ("separators=(',', ':')", r#"{"b":["é",1.5,true],"a":{"d":null,"c":"\"/"}}"#),
+    ];
+    for (options, expected) in cases {
+        let template = Template::new(&format!("{{{{ {value} | tojson({options}) }}}}"), "", "").unwrap();
+        assert_eq!(template.render(&[], false).unwrap(), expected, "{options}");
+    }
+    let fails = |options: &str| {
+        Template::new(&format!("{{{{ [1] | tojson({options}) }}}}"), "", "").unwrap().render(&[], false).is_err()
+    };
+    assert!(fails("spaces=3") && fails("separators=(',',)") && fails("indent=2, separators=(',', ':')"));
+}
+
+#[test]
 fn hostile_templates_end_with_an_error() {
     let hostile = [
         "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",

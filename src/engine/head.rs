@@ -32,7 +32,7 @@ pub(super) struct Row {
 /// For each read of the head that moves: its unit gradients, one column per row.
 pub(super) type Units = Vec<(ValueId, Region)>;
 
-/// Every completion token of a batch, in order.
+/// Every token of a batch that has a loss, in order.
 pub(super) fn rows(sequences: &[&Sequence]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (s, sequence) in sequences.iter().enumerate() {
@@ -41,8 +41,7 @@ pub(super) fn rows(sequences: &[&Sequence]) -> Result<Vec<Row>> {
                 format!("a sequence of {} tokens with a prompt of {}", sequence.tokens.len(), sequence.prompt_len);
             return Err(Error::new(Kind::Argument, message));
         }
-        let scored = sequence.tokens.iter().enumerate().skip(sequence.prompt_len);
-        rows.extend(scored.map(|(place, &token)| Row { sequence: s, place, token }));
+        rows.extend(sequence.scored().map(|place| Row { sequence: s, place, token: sequence.tokens[place] }));
     }
     Ok(rows)
 }

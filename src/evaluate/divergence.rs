@@ -22,7 +22,7 @@ pub fn between(now: &mut Engine, base: &mut Engine, sequence: &Sequence) -> Resu
     let mut start = sequence.prompt_len;
     while start < sequence.tokens.len() {
         let end = (start + WINDOW).min(sequence.tokens.len());
-        let window = Sequence { tokens: sequence.tokens[..end].to_vec(), prompt_len: start };
+        let window = Sequence::new(sequence.tokens[..end].to_vec(), start);
         let mut rows: Vec<Vec<f32>> = Vec::with_capacity(end - start);
         base.visit_logits(&[&window], &mut |_, _, logits| rows.push(logits.to_vec()))?;
         let mut rows = rows.into_iter();

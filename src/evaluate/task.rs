@@ -6,7 +6,7 @@ use super::{divergence, number, squad};
 use crate::data::{order, read_all, Dataset, EncodeOptions, Encoder, Sample, Sequence, Text};
 use crate::engine::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::generate::{generate, GenerateParams};
+use crate::generate::{self, GenerateParams};
 use crate::runtime::{Adapter, Model, SamplerParams};
 use crate::train::summed_log_probs;
 use serde::Serialize;
@@ -193,8 +193,7 @@ pub fn load(task: Task, path: &Path, model: &Model, params: &TaskParams) -> Resu
             let rows = read_all(path)?;
             let mut rows = if task == Task::Pairs { rows.into_pairs()? } else { rows.into_completions()? };
             rows.rows = drawn(rows.rows.len()).into_iter().map(|i| rows.rows[i].clone()).collect();
-            let options =
-                EncodeOptions { apply_template: params.apply_template, max_length: limit(model, params.max_length) };
+            let options = EncodeOptions { max_length: limit(model, params.max_length), ..encoding(params) };
             Items::Rows(Dataset::encode(&rows, model, model.template()?.as_ref(), &options)?)
         }
     })
@@ -303,7 +302,7 @@ fn choices(
 ) -> Result<TaskReport> {
     let model = subject.model.clone();
     let template = model.template()?;
-    let encoder = Encoder::new(&*model, template.as_ref(), params.apply_template)?;
+    let encoder = Encoder::new(&*model, template.as_ref(), &encoding(params))?;
     let max_length = limit(&model, params.max_length);
     let (mut scored, mut n_too_long) = (Vec::new(), 0);
     for (done, it) in items.iter().enumerate() {
@@ -361,10 +360,10 @@ fn questions(
 ) -> Result<TaskReport> {
     let model = &subject.model;
     let template = model.template()?;
-    let encoder = Encoder::new(&**model, template.as_ref(), params.apply_template)?;
+    let encoder = Encoder::new(&**model, template.as_ref(), &encoding(params))?;
     let n_predict = if params.n_predict == 0 { task.n_predict() } else { params.n_predict };
     let greedy = SamplerParams { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
-    let generation = GenerateParams { n_predict, n_threads: subject.n_threads, sampler: greedy };
+    let generation = GenerateParams { n_predict, n_threads: subject.n_threads, n_parallel: 1, sampler: greedy };
     let (mut scored, mut n_too_long) = (Vec::new(), 0);
     for (done, it) in items.iter().enumerate() {
         let prompt = encoder.prompt(&question(&it.prompt, params, template.is_some()));
@@ -373,12 +372,17 @@ fn questions(
             n_too_long += 1;
             continue;
         }
-        let answer = generate(model, &subject.adapters, &prompt, &generation)?;
+        let answer = generate::answer(model, &subject.adapters, &prompt, &generation)?;
         let scores = if task == Task::EmF1 { short_answer(&answer, &it.gold) } else { final_answer(&answer, &it.gold) };
         scored.push(ItemScore { answer: Some(answer), ..item(it.place, 1.0, scores) });
         progress(done + 1, items.len());
     }
     TaskReport::of(task, scored, n_too_long)
+}
+
+/// How a task's rows become tokens.
+fn encoding(params: &TaskParams) -> EncodeOptions {
+    EncodeOptions { apply_template: params.apply_template, ..EncodeOptions::default() }
 }
 
 /// SQuAD's scores of an answer's first line.

@@ -3,7 +3,7 @@
 
 use crate::data::Message;
 use crate::error::{Error, Kind, Result};
-use crate::generate::{generate, prompt_tokens, GenerateParams};
+use crate::generate::{answer, prompt_tokens, GenerateParams};
 use crate::gguf::{check_fits, validate_adapter, validate_model, File};
 use crate::runtime::{Adapter, Context, Model, Runtime, SamplerParams};
 use serde_json::{json, Value};
@@ -202,8 +202,8 @@ impl Reading {
             None => prompt.to_owned(),
         };
         let sampler = SamplerParams { temperature: 0.0, top_k: 1, top_p: 1.0, min_p: 0.0, seed: 0 };
-        let params = GenerateParams { n_predict: ANSWER_TOKENS, n_threads: self.n_threads, sampler };
-        generate(&self.model, &self.adapters, &prompt_tokens(&self.model, &text)?, &params)
+        let params = GenerateParams { n_predict: ANSWER_TOKENS, n_threads: self.n_threads, n_parallel: 1, sampler };
+        answer(&self.model, &self.adapters, &prompt_tokens(&self.model, &text)?, &params)
     }
 }
 

@@ -62,7 +62,16 @@ impl Model {
         let weights = file.as_ref().map(|f| FileWeights::new(runtime, f.clone())).transpose()?;
         let path = file.as_ref().map_or_else(|| PathBuf::from("the host's model"), |f| f.path().to_owned());
         let (devices, is_owned) = (Vec::new(), false);
-        let model = Self { runtime: runtime.clone(), ptr, vocab, path, devices, is_owned, file: weights };
+        let model = Self {
+            runtime: runtime.clone(),
+            ptr,
+            vocab,
+            path,
+            devices,
+            is_owned,
+            file: weights,
+            controls: std::sync::OnceLock::new(),
+        };
         if let Some(file) = &file {
             model.belongs_to(file).during(|| file.path().display().to_string())?;
         }

@@ -4,11 +4,11 @@ use super::abi::{GgmlBuffer, GgmlTensor, LlamaModel, LlamaVocab, ModelSpec, ToFl
 use super::attach::FileWeights;
 use super::guard::guarded;
 use super::{text, Device, Offload, Runtime};
-use crate::data::{Template, Tokenize};
+use crate::data::{Controls, Template, Tokenize};
 use crate::error::{Context, Error, Kind, Result};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// An open model. Immutable; it may be shared between threads.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub struct Model {
     pub(super) is_owned: bool,
     /// A host's model's file.
     pub(super) file: Option<FileWeights>,
+    pub(super) controls: OnceLock<Controls>,
 }
 
 // SAFETY: llama.cpp does not change a loaded model; contexts of several threads may use it.
@@ -92,7 +93,8 @@ impl Model {
             return Err(Error::new(Kind::Unsupported, message));
         }
         let (path, devices, is_owned, file) = (path.to_owned(), offload.devices.clone(), true, None);
-        Ok(Arc::new(Self { runtime: runtime.clone(), ptr, vocab, path, devices, is_owned, file }))
+        let controls = OnceLock::new();
+        Ok(Arc::new(Self { runtime: runtime.clone(), ptr, vocab, path, devices, is_owned, file, controls }))
     }
 
     /// Devices that it may lie on, beside the CPU.
@@ -209,6 +211,12 @@ impl Model {
         Ok(out)
     }
 
+    /// A token as the vocabulary spells it: not what it stands for, unless it is a control token.
+    fn name_of(&self, token: i32) -> String {
+        // SAFETY: the caller's token is in range; the string lives as long as the model.
+        unsafe { text((self.runtime.table.vocab_text)(self.vocab, token)) }
+    }
+
     fn token(&self, token: i32) -> Option<i32> {
         (token >= 0 && (token as usize) < self.n_vocab()).then_some(token)
     }
@@ -244,6 +252,14 @@ impl Tokenize for Model {
         })
     }
 
+    fn controls(&self) -> &Controls {
+        self.controls.get_or_init(|| {
+            // Control tokens are those that have a text only where special ones are asked for.
+            let tokens = (0..self.n_vocab() as i32).filter(|&t| self.piece(t, false).is_empty());
+            Controls::new(tokens.filter(|&t| !self.piece(t, true).is_empty()).map(|t| self.name_of(t)))
+        })
+    }
+
     fn bos(&self) -> Option<i32> {
         // SAFETY: plain call.
         self.token(unsafe { (self.runtime.table.vocab_bos)(self.vocab) })
@@ -265,10 +281,7 @@ impl Tokenize for Model {
     }
 
     fn text_of(&self, token: i32) -> String {
-        if self.token(token).is_none() {
-            return String::new();
-        }
-        // SAFETY: the token is in range; the string lives as long as the model.
-        unsafe { text((self.runtime.table.vocab_text)(self.vocab, token)) }
+        let Some(token) = self.token(token) else { return String::new() };
+        String::from_utf8_lossy(&self.piece(token, true)).into_owned()
     }
 }

@@ -1,63 +1,15 @@
 //! Everything that decides a run, with its defaults in one place.
 
 use super::{Precision, Recompute};
-use crate::data::{Rows, Sample};
+use crate::data::{pack, Columns, EncodeOptions, LossMask, Sample, TooLong};
+use crate::engine::Layout;
 use crate::error::{Error, Kind, Result};
 use crate::loss::{Preference, PreferenceLoss};
 use crate::optim::{AdamWParams, OptimizerKind, OptimizerParams, Schedule, ScheduleKind, SgdParams};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What is optimised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Supervised fine-tuning on completions.
-    Sft,
-    /// Direct preference optimisation on pairs.
-    Dpo,
-    /// Kahneman-Tversky optimisation on labelled completions.
-    Kto,
-}
-
-impl Method {
-    /// Its name in flags and files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Sft => "sft",
-            Method::Dpo => "dpo",
-            Method::Kto => "kto",
-        }
-    }
-
-    /// Converts rows to what the method trains on.
-    pub fn rows(self, rows: Rows) -> Result<Rows> {
-        match self {
-            Method::Sft => rows.into_completions(),
-            Method::Dpo => rows.into_pairs(),
-            Method::Kto => rows.into_labelled(),
-        }
-    }
-
-    /// Whether it can train on a tokenised row.
-    pub fn suits(self, sample: &Sample) -> bool {
-        matches!(
-            (self, sample),
-            (Method::Sft, Sample::Completion { .. })
-                | (Method::Dpo, Sample::Pair { .. })
-                | (Method::Kto, Sample::Labelled { .. })
-        )
-    }
-
-    /// Learning rates that work on models of 100 to 300 million parameters (measured: README).
-    fn learning_rate(self) -> f64 {
-        match self {
-            Method::Sft => 2e-4,
-            Method::Dpo => 3e-4,
-            Method::Kto => 2e-4,
-        }
-    }
-}
+pub use super::method::Method;
 
 /// A resolved configuration: what `RUN_DIR/config.toml` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,8 +45,16 @@ pub struct TrainConfig {
     pub grad_accum: usize,
     /// Tokens on the packed axis of one forward at most; a row that is longer goes alone.
     pub micro_batch_tokens: usize,
-    /// Longer rows are dropped and counted, in tokens.
+    /// Longest row, in tokens.
     pub max_length: usize,
+    /// What becomes of longer rows.
+    pub too_long: TooLong,
+    /// Which tokens have a loss (sft).
+    pub loss_mask: LossMask,
+    /// Whether names of control tokens in the data become those tokens.
+    pub parse_special: bool,
+    /// Whether short rows are put together to packs of `max_length` tokens, which then count as rows (sft).
+    pub packing: bool,
     /// Which loss on pairs.
     pub loss_type: String,
     /// Strength of the pull to the reference, or what the loss calls β; 0 means the loss's default.
@@ -153,6 +113,9 @@ pub struct TrainConfig {
     pub save_steps: usize,
     /// Checkpoints that are kept, the latest ones; 0 keeps all.
     pub save_total_limit: usize,
+    /// Columns of the parts of rows, where files call them otherwise: `[columns]`, `prompt = "question"`.
+    #[serde(skip_serializing_if = "Columns::is_empty")]
+    pub columns: Columns,
 }
 
 impl Default for TrainConfig {
@@ -174,6 +137,10 @@ impl Default for TrainConfig {
             grad_accum: 2,
             micro_batch_tokens: 1024,
             max_length: 1024,
+            too_long: TooLong::Drop,
+            loss_mask: LossMask::Completion,
+            parse_special: false,
+            packing: false,
             loss_type: "sigmoid".into(),
             beta: 0.0,
             label_smoothing: 0.1,
@@ -203,6 +170,7 @@ impl Default for TrainConfig {
             keep_adapters: 0,
             save_steps: 100,
             save_total_limit: 2,
+            columns: Columns::default(),
         }
     }
 }
@@ -228,6 +196,11 @@ pub struct TrainOverrides {
     pub batch_size: Option<usize>,
     pub grad_accum: Option<usize>,
     pub max_length: Option<usize>,
+    pub too_long: Option<String>,
+    pub loss_mask: Option<String>,
+    pub parse_special: bool,
+    pub packing: bool,
+    pub columns: Option<String>,
     pub loss_type: Option<String>,
     pub beta: Option<f64>,
     pub label_smoothing: Option<f64>,
@@ -260,9 +233,7 @@ impl TrainConfig {
     /// Applies flags.
     pub fn apply(&mut self, flags: TrainOverrides) -> Result<()> {
         if let Some(name) = flags.method {
-            let methods = [Method::Sft, Method::Dpo, Method::Kto];
-            let found = methods.into_iter().find(|m| m.name() == name.to_ascii_lowercase());
-            self.method = found.ok_or_else(|| bad("method", &format!("{name} is none of sft, dpo, kto")))?;
+            self.method = Method::from_name(&name)?;
         }
         let mut given = Vec::new();
         macro_rules! take {
@@ -291,6 +262,15 @@ impl TrainConfig {
             // As a flag 0 steps are none at all.
             (self.warmup_steps, self.warmup_ratio) = (steps, if steps == 0 { 0.0 } else { self.warmup_ratio });
         }
+        if let Some(name) = flags.loss_mask {
+            self.loss_mask = LossMask::from_name(&name)?;
+            given.push("loss_mask");
+        }
+        self.parse_special |= flags.parse_special;
+        if flags.packing {
+            self.packing = true;
+            given.push("packing");
+        }
         self.refuse_unused(&given)?;
         // In a file 0 means the default; who writes it as a flag means 0, which is no strength at all.
         if flags.beta == Some(0.0) {
@@ -307,6 +287,12 @@ impl TrainConfig {
         }
         if let Some(name) = flags.recompute {
             self.recompute = Recompute::from_name(&name)?;
+        }
+        if let Some(name) = flags.too_long {
+            self.too_long = TooLong::from_name(&name)?;
+        }
+        if let Some(pairs) = flags.columns {
+            self.columns = Columns::parse(&pairs)?;
         }
         if let Some(epochs) = flags.epochs {
             (self.epochs, self.max_steps) = (epochs, 0);
@@ -347,6 +333,10 @@ impl TrainConfig {
         }
         if self.min_lr == 0.0 && self.lr_scheduler_type == ScheduleKind::CosineWithMinLr {
             self.min_lr = self.learning_rate / 10.0;
+        }
+        if self.method != Method::Sft && (self.loss_mask != LossMask::Completion || self.packing) {
+            let key = if self.packing { "packing" } else { "loss_mask" };
+            return Err(bad(key, &format!("belongs to method sft, not {}", self.method.name())));
         }
         if self.beta == 0.0 {
             self.beta = self.preference_loss()?.beta();
@@ -439,7 +429,22 @@ impl TrainConfig {
         })
     }
 
-    /// Optimizer steps over `n_rows` rows.
+    /// How rows become tokens.
+    pub fn encoding(&self) -> EncodeOptions {
+        let Self { max_length, too_long, loss_mask: mask, parse_special, .. } = *self;
+        EncodeOptions { apply_template: true, max_length, too_long, mask, parse_special }
+    }
+
+    /// Rows that count as one: packs of short ones (see [`Self::packing`]), or each row alone.
+    pub fn packs(&self, samples: &[Sample]) -> Vec<Vec<usize>> {
+        if !self.packing {
+            return (0..samples.len()).map(|row| vec![row]).collect();
+        }
+        let length = |s: &Sample| Layout::padded(s.sequences().map(|s| s.tokens.len()));
+        pack(&samples.iter().map(length).collect::<Vec<_>>(), self.max_length)
+    }
+
+    /// Optimizer steps over `n_rows` rows, or packs.
     pub fn n_steps(&self, n_rows: usize) -> usize {
         if self.max_steps > 0 {
             return self.max_steps;

@@ -205,7 +205,7 @@ pub fn row_scores(
         };
         let pair = matches!(sample, Sample::Pair { .. });
         let wins = |of: &[f64]| f64::from(u8::from(of[0] > of[1]));
-        let n_tokens = sample.sequences().next().map_or(1, |s| s.tokens.len() - s.prompt_len);
+        let n_tokens = sample.sequences().next().map_or(1, Sequence::n_scored);
         Ok(RowScore {
             line: sample.line(),
             nll: -logps[0] / n_tokens as f64,
@@ -240,7 +240,7 @@ pub fn evaluate(data: &Dataset, now: &References, reference: Option<&References>
             rewards[side] += gains.as_ref().map_or(0.0, |g| g[k]);
             if wanted {
                 nll -= sums[k];
-                report.n_tokens += sequence.tokens.len() - sequence.prompt_len;
+                report.n_tokens += sequence.n_scored();
             }
         }
         if matches!(sample, Sample::Pair { .. }) {

@@ -4,7 +4,7 @@ use super::config::{Method, TrainConfig};
 use super::evaluate::{evaluate, row_scores, EvalReport, References, RowScore};
 use super::objective::{baseline, pair_logps};
 use super::policy::Policy;
-use crate::data::{Dataset, Sample};
+use crate::data::{Dataset, Sample, Sequence};
 use crate::error::Result;
 use crate::loss::{kto, ExampleLogps};
 use std::ops::Deref;
@@ -77,10 +77,10 @@ fn loss(config: &TrainConfig, data: &Dataset, now: &References, start: &Referenc
         match sample {
             Sample::Completion { sequence, .. } => {
                 sum -= sums[0];
-                n_tokens += sequence.tokens.len() - sequence.prompt_len;
+                n_tokens += sequence.n_scored();
             }
             Sample::Pair { chosen, rejected, .. } => {
-                let lengths = [chosen, rejected].map(|s| s.tokens.len() - s.prompt_len);
+                let lengths = [chosen, rejected].map(Sequence::n_scored);
                 let preference = config.preference()?;
                 sum += preference.of(&pair_logps(&preference, sums, reference, lengths), n).loss;
             }

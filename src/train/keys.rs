@@ -9,7 +9,7 @@ impl TrainConfig {
     /// Keys that this configuration has no use for, each with what stands in the way.
     fn unused(&self) -> Result<Vec<(&'static str, String)>> {
         let loss = self.preference_loss()?;
-        let (dpo, kto) = (self.method == Method::Dpo, self.method == Method::Kto);
+        let (dpo, kto, sft) = (self.method == Method::Dpo, self.method == Method::Kto, self.method == Method::Sft);
         let method = || format!("method {} has no such constant", self.method.name());
         let (of_loss, loss_says) = match dpo {
             true => (Some(loss), format!("loss type {} has no such constant", loss.name())),
@@ -22,6 +22,8 @@ impl TrainConfig {
         let uses = [
             ("label_smoothing", smooths, loss_says.clone()),
             ("simpo_gamma", of_loss == Some(PreferenceLoss::Simpo), loss_says),
+            ("loss_mask", sft, format!("belongs to method sft, not {}", self.method.name())),
+            ("packing", sft, format!("belongs to method sft, not {}", self.method.name())),
             ("loss_type", dpo, format!("losses on pairs belong to method dpo, not {}", self.method.name())),
             ("sft_weight", dpo, format!("losses on pairs belong to method dpo, not {}", self.method.name())),
             ("beta", dpo || kto, method()),

@@ -10,6 +10,7 @@ mod evaluate;
 mod grid;
 mod held_out;
 mod keys;
+mod method;
 mod metrics;
 mod objective;
 mod origin;

@@ -40,7 +40,7 @@ pub(super) fn total(logps: &[f32]) -> f64 {
 
 /// Completion tokens that a row's loss is formed over.
 pub(super) fn n_loss_tokens(sample: &Sample) -> usize {
-    sample.sequences().map(|s| s.tokens.len() - s.prompt_len).sum()
+    sample.sequences().map(Sequence::n_scored).sum()
 }
 
 /// Row `i`'s prompt with the completion of the next row that comes from another line of the file: the two answers of a pair
@@ -54,7 +54,7 @@ pub(super) fn mismatched(samples: &[Sample], i: usize, max_length: usize) -> Res
     let mut tokens = own.tokens[..own.prompt_len].to_vec();
     tokens.extend_from_slice(&next.tokens[next.prompt_len..]);
     tokens.truncate(max_length.max(own.prompt_len + 1));
-    Ok(Sequence { tokens, prompt_len: own.prompt_len })
+    Ok(Sequence::new(tokens, own.prompt_len))
 }
 
 /// The loss of one row from its log-probs: adds to the tally, returns d loss / d log-prob of every completion token.

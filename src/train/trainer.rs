@@ -60,6 +60,8 @@ pub trait Observer {
 pub struct Trainer<D> {
     config: TrainConfig,
     data: D,
+    /// What counts as a row: each alone, or packs of short ones.
+    packs: Vec<Vec<usize>>,
     references: References,
     optimizer: Optimizer,
     schedule: Schedule,
@@ -118,11 +120,12 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         if data.samples.is_empty() {
             return Err(Error::new(Kind::Data, "no rows to train on"));
         }
-        let n_steps = config.n_steps(data.samples.len());
+        let packs = config.packs(&data.samples);
+        let n_steps = config.n_steps(packs.len());
         let optimizer = Optimizer::new(config.optimizer(), policy.lengths().into_iter());
         let (references, schedule) = (References::default(), config.schedule(n_steps));
         let (config, started) = (config.clone(), Instant::now());
-        Ok(Self { config, data, references, optimizer, schedule, n_steps, done: 0, num_tokens: 0, started })
+        Ok(Self { config, data, packs, references, optimizer, schedule, n_steps, done: 0, num_tokens: 0, started })
     }
 
     /// Where the run stands.
@@ -142,7 +145,7 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
 
     fn reference(&self, policy: &mut dyn Policy, observer: &mut dyn Observer) -> Result<References> {
         let samples = &self.data.samples;
-        let per_epoch = samples.len().div_ceil(self.config.rows_per_step());
+        let per_epoch = self.packs.len().div_ceil(self.config.rows_per_step());
         let seen: BTreeSet<usize> = (0..self.n_steps.min(per_epoch)).flat_map(|step| self.rows(step)).collect();
         let rows: Vec<usize> = seen.into_iter().collect();
         let mismatched_length = (self.config.method == Method::Kto).then_some(self.config.max_length);
@@ -170,11 +173,12 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
 
     /// Rows of a step: each epoch has an order of its own; its last step may be smaller.
     fn rows(&self, step: usize) -> Vec<usize> {
-        let (n, per_step) = (self.data.samples.len(), self.config.rows_per_step());
+        let (n, per_step) = (self.packs.len(), self.config.rows_per_step());
         let per_epoch = n.div_ceil(per_step);
         let (epoch, within) = (step / per_epoch, step % per_epoch);
         let order = order(n as u32, self.config.seed, epoch as u64);
-        order[within * per_step..((within + 1) * per_step).min(n)].iter().map(|&i| i as usize).collect()
+        let chosen = &order[within * per_step..((within + 1) * per_step).min(n)];
+        chosen.iter().flat_map(|&i| self.packs[i as usize].iter().copied()).collect()
     }
 
     /// One optimizer step, from 0.
@@ -228,10 +232,11 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         Ok(StepReport { block_grad_norms, step_seconds, ..self.report(step, &tally, grad_norm, learning_rate) })
     }
 
-    /// Rows in runs that fit one forward, none larger than a batch.
+    /// Rows in runs that fit one forward, none larger than a batch; packed rows fill a forward whatever their number.
     fn micro_batches<'r>(&self, rows: &'r [usize]) -> Vec<&'r [usize]> {
         let mut batches = Vec::new();
-        for batch in rows.chunks(self.config.batch_size) {
+        let size = if self.config.packing { rows.len().max(1) } else { self.config.batch_size };
+        for batch in rows.chunks(size) {
             let (mut start, mut used) = (0, 0);
             for (i, &row) in batch.iter().enumerate() {
                 let need = Layout::padded(self.data.samples[row].sequences().map(|s| s.tokens.len()));
@@ -288,7 +293,7 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         if self.config.method == Method::Kto {
             metrics.insert("kl", tally.kl);
         }
-        let per_epoch = self.data.samples.len().div_ceil(self.config.rows_per_step());
+        let per_epoch = self.packs.len().div_ceil(self.config.rows_per_step());
         StepReport {
             step: step + 1,
             n_steps: self.n_steps,

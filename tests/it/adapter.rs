@@ -59,7 +59,7 @@ impl Fixture {
     fn sequence(&self) -> Sequence {
         let n_vocab = self.model.n_vocab();
         let tokens = (0..N).map(|i| ((i * 7919 + 29) % n_vocab) as i32).collect();
-        Sequence { tokens, prompt_len: N - N_COMPARED }
+        Sequence::new(tokens, N - N_COMPARED)
     }
 
     /// The last logits by `llama_decode` with adapter files, each at its scale.

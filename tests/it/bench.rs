@@ -149,7 +149,7 @@ pub(crate) fn rows(method: Method) -> Dataset {
             let prompt = draw.tokens(prompt_len);
             let mut answer = |n: usize| {
                 let tokens = prompt.iter().copied().chain(draw.tokens(n)).collect();
-                Sequence { tokens, prompt_len }
+                Sequence::new(tokens, prompt_len)
             };
             let (first, second) = (answer(if i == 4 { 70 } else { 2 + (i * 7) % 20 }), answer(2 + (i * 11) % 17));
             match method {

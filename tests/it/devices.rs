@@ -45,7 +45,7 @@ fn are_checked_by_values_that_the_decode_left() {
         for (id, values) in &expected {
             assert!(found[id] == *values && values.iter().any(|&v| v != 0.0), "{name}: {}", value_name(*id));
         }
-        let (sequence, n_vocab) = (Sequence { tokens, prompt_len: 1 }, opened.model.n_vocab());
+        let (sequence, n_vocab) = (Sequence::new(tokens, 1), opened.model.n_vocab());
         let mut seen = 0;
         let mut compare = |_: usize, place: usize, logits: &[f32]| {
             assert!(logits == &observed.logits[(place - 1) * n_vocab..place * n_vocab], "{name}: logits at {place}");

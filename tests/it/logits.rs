@@ -23,8 +23,7 @@ fn compare(tiny: &Tiny, weights: Type) {
     let model = &opened.model;
     let trace = Arc::new(trace(model).unwrap());
     let mut random = Random::of(&tiny.name());
-    let mut sequence =
-        |n: usize| Sequence { tokens: (0..n).map(|_| random.below(model.n_vocab()) as i32).collect(), prompt_len: 1 };
+    let mut sequence = |n: usize| Sequence::new((0..n).map(|_| random.below(model.n_vocab()) as i32).collect(), 1);
     let sequences = [sequence(70), sequence(33)];
     let layout = Layout::new(sequences.iter().map(|s| s.tokens.as_slice())).unwrap();
     let logits = Oracle::new(&trace.program, &layout, decode(&trace.program, &opened.file)).value(trace.logits);

@@ -24,6 +24,27 @@ fn config(method: Method, batch_size: usize, grad_accum: usize) -> TrainConfig {
 /// Sums are formed in another order, and AdamW's first steps are as long for a small gradient as for a large one; measured
 /// over all methods: losses 1e-7, factors 3e-7 of their norm.
 #[test]
+fn packed_rows_make_the_step_that_they_make_alone() {
+    let bench = Bench::open(Type::F32);
+    let data = rows(Method::Sft);
+    let n = data.samples.len();
+    let alone = TrainConfig { max_steps: 2, ..config(Method::Sft, n, 1) };
+    let packed = TrainConfig { packing: true, max_length: 256, ..alone.clone() };
+    let packs = packed.packs(&data.samples);
+    assert!(packs.len() < n && packs.iter().any(|rows| rows.len() > 1), "{packs:?}");
+    let [alone, together] = [alone, packed.clone()].map(|config| bench.train(&config, &data, bench.warm(5)));
+    for (a, b) in alone.reports.iter().zip(&together.reports) {
+        assert!((a.loss / b.loss - 1.0).abs() <= 1e-6, "step {}: losses {} and {}", a.step, a.loss, b.loss);
+        assert_eq!((a.step, a.epoch, a.num_tokens), (b.step, b.epoch, b.num_tokens));
+    }
+    // An epoch has as many steps as there are packs, and sees every row once.
+    let epoch = TrainConfig { max_steps: 0, epochs: 1.0, batch_size: 1, grad_accum: 1, ..packed };
+    let run = bench.train(&epoch, &data, bench.warm(5));
+    let tokens: usize = data.samples.iter().flat_map(|s| s.sequences().map(|q| q.tokens.len())).sum();
+    assert_eq!((run.reports.len(), run.reports[packs.len() - 1].num_tokens), (packs.len(), tokens));
+}
+
+#[test]
 fn splitting_a_step_changes_nothing_but_rounding() {
     let bench = Bench::open(Type::F32);
     for method in METHODS {

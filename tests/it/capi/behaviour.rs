@@ -119,6 +119,43 @@ fn a_run_from_c_is_the_same_run_bit_for_bit() {
 }
 
 #[test]
+fn rows_as_json_have_masks_and_lengths() {
+    let world = World::new();
+    let turn = |role: &str, text: &str| format!(r#"{{"role":"{role}","content":"{text}"}}"#);
+    let list = [turn("user", "the"), turn("assistant", "in"), turn("user", "a"), turn("assistant", "of it")].join(",");
+    let row = std::ffi::CString::new(format!("{{\"messages\":[{list}]}}")).unwrap();
+    let rows = [row.as_ptr(), row.as_ptr()];
+    let make = |params: &llama_align_dataset_params| {
+        let (mut out, mut err) = (null_mut(), error());
+        // SAFETY: two strings; the struct is complete.
+        let status =
+            unsafe { llama_align_dataset_from_json(world.model, rows.as_ptr(), 2, params, &mut out, &mut err) };
+        if status < 0 {
+            return Err((status, message(&err)));
+        }
+        // SAFETY: any bytes are a value; the size is that of the struct.
+        let mut info: llama_align_dataset_info = unsafe { std::mem::zeroed() };
+        info.struct_size = size_of_val(&info) as u32;
+        // SAFETY: a live dataset.
+        assert_eq!(unsafe { llama_align_dataset_describe(out, &mut info, null_mut()) }, LLAMA_ALIGN_OK);
+        llama_align_dataset_free(out);
+        Ok(info)
+    };
+    let sft = dataset_params(LLAMA_ALIGN_METHOD_SFT);
+    let scored = |loss_mask| make(&llama_align_dataset_params { loss_mask, ..sft }).unwrap().n_answer_tokens;
+    let [completion, assistant, all] =
+        [LLAMA_ALIGN_LOSS_MASK_COMPLETION, LLAMA_ALIGN_LOSS_MASK_ASSISTANT, LLAMA_ALIGN_LOSS_MASK_ALL].map(scored);
+    assert!(completion < assistant && assistant < all, "{completion} {assistant} {all}");
+    let long = llama_align_dataset_params { max_length: 20, loss_mask: LLAMA_ALIGN_LOSS_MASK_ALL, ..sft };
+    let cut = make(&llama_align_dataset_params { too_long: LLAMA_ALIGN_TOO_LONG_TRUNCATE, ..long }).unwrap();
+    assert_eq!((cut.n_rows, cut.n_truncated, cut.n_answer_tokens), (2, 2, 38));
+    let refused = make(&llama_align_dataset_params { too_long: LLAMA_ALIGN_TOO_LONG_ERROR, ..long }).unwrap_err();
+    assert!(refused.0 == LLAMA_ALIGN_ERR_DATA && refused.1.contains("rows:1: the row has"), "{refused:?}");
+    let pairs = llama_align_dataset_params { loss_mask: 7, ..sft };
+    assert!(make(&pairs).unwrap_err().1.contains("loss_mask: 7"));
+}
+
+#[test]
 fn rows_from_memory_are_those_of_a_file() {
     let world = World::new();
     let describe = |dataset: *mut llama_align_dataset| {

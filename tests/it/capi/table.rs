@@ -111,6 +111,8 @@ const DATASET: Layout = Layout {
         offset_of!(llama_align_dataset_params, method),
         offset_of!(llama_align_dataset_params, max_length),
         offset_of!(llama_align_dataset_params, flags),
+        offset_of!(llama_align_dataset_params, too_long),
+        offset_of!(llama_align_dataset_params, loss_mask),
     ],
     ..plain::<llama_align_dataset_params>()
 };
@@ -301,6 +303,16 @@ pub(super) fn functions() -> Vec<Function> {
             a[2] as _,
             a[3] as _,
             a[4] as _
+        ),
+        function!(
+            llama_align_dataset_from_json,
+            [Handle(H::Model), Texts(3), Rows, Params(DATASET), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2],
+            a[3] as _,
+            a[4] as _,
+            a[5] as _
         ),
         function!(
             llama_align_dataset_from_completions,

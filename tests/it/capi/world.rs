@@ -54,7 +54,13 @@ impl Texts {
         Self { _owned: owned, pointers }
     }
 
+    /// A column of the pairs; behind the last one, each pair as JSON.
     pub(super) fn column(i: usize) -> Self {
+        let json = |[p, c, r]: &[&str; 3]| serde_json::json!({ "prompt": p, "chosen": c, "rejected": r }).to_string();
+        if i == PAIRS[0].len() {
+            let rows: Vec<String> = PAIRS.iter().map(json).collect();
+            return Self::new(rows.iter().map(String::as_str));
+        }
         Self::new(PAIRS.iter().map(|row| row[i]))
     }
 }
@@ -184,7 +190,8 @@ impl Drop for World {
 }
 
 pub(super) fn dataset_params(method: u32) -> llama_align_dataset_params {
-    llama_align_dataset_params { struct_size: 16, method, max_length: 0, flags: 0 }
+    let struct_size = size_of::<llama_align_dataset_params>() as u32;
+    llama_align_dataset_params { struct_size, method, max_length: 0, flags: 0, too_long: 0, loss_mask: 0 }
 }
 
 /// Three steps of four rows on one thread: tests run beside each other.

@@ -62,7 +62,7 @@ impl Case {
         let mut random = Random::of(&tiny.name());
         let sequence = |&(n, prompt_len): &Lengths| {
             let tokens = (0..n).map(|_| random.below(n_vocab) as i32).collect();
-            Sequence { tokens, prompt_len }
+            Sequence::new(tokens, prompt_len)
         };
         let sequences: Vec<_> = lengths.iter().map(sequence).collect();
         let layout = Layout::new(sequences.iter().map(|s| s.tokens.as_slice())).unwrap();

@@ -170,6 +170,10 @@ fn every_flag_of_train_prints_its_default() {
         "--load-best-model-at-end",
         "--resume",
         "--resume-inexact",
+        "--assistant-only-loss",
+        "--columns",
+        "--parse-special",
+        "--packing",
         "--help",
     ];
     let mut seen = 0;

@@ -98,7 +98,7 @@ fn rows_that_are_too_long_are_dropped_and_counted() {
         let ran = run(dir, &train);
         assert_eq!(ran.status, 0, "{}", ran.err);
         assert!(ran.err.contains("3 rows") && ran.err.contains("1 dropped as too long"), "{}", ran.err);
-        assert!(ran.err.contains("rows of more than 512 tokens are dropped"), "{}", ran.err);
+        assert!(ran.err.contains("rows of more than 512 tokens are too long"), "{}", ran.err);
     }
     let ran = run(dir, &["eval", "-m", "m.gguf", "-d", "rows.jsonl", "--json"]);
     assert!(ran.status == 0 && ran.err.contains("1 rows were longer than 512 tokens"), "{}", ran.err);

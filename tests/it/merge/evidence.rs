@@ -41,7 +41,7 @@ fn likelihood_and_divergence_are_those_of_the_logits() {
     assert!(tokens.len() > 256 && model.bos().is_some());
     tokens.truncate(256);
     let mut engine = Engine::new(&model, &Arc::new(trace(&model).unwrap()), Vec::new(), 1).unwrap();
-    let sequence = Sequence { tokens, prompt_len: 1 };
+    let sequence = Sequence::new(tokens, 1);
     let log_probs = engine.log_probs(&[&sequence]).unwrap();
     let nll = -log_probs[0].iter().map(|&p| f64::from(p)).sum::<f64>() / 255.0;
     assert!((nll - found[3].nll).abs() < 1e-3, "{nll} {}", found[3].nll);

@@ -81,7 +81,7 @@ impl Bench {
         let mut engine = Engine::new(&model, &trace, adapters.iter().map(delta).collect(), 1).unwrap();
         let tokens = (0..TOKENS).map(|i| (i * 7919 % model.n_vocab()) as i32).collect();
         let mut out = Vec::new();
-        let sequence = Sequence { tokens, prompt_len: 1 };
+        let sequence = Sequence::new(tokens, 1);
         engine.visit_logits(&[&sequence], &mut |_, _, logits| out.extend_from_slice(logits)).unwrap();
         out
     }

@@ -32,7 +32,7 @@ fn stocked() -> tempfile::TempDir {
 /// Summed log-prob and number of tokens of a choice as an assistant's answer, without the end of the turn.
 fn choice(engine: &mut Engine, model: &Model, question: &str, choice: &str) -> (f64, f64) {
     let template = model.template().unwrap();
-    let encoder = Encoder::new(model, template.as_ref(), true).unwrap();
+    let encoder = Encoder::new(model, template.as_ref(), &llama_align::data::EncodeOptions::default()).unwrap();
     let text = |s: &str| Text::Plain(s.to_owned());
     let mut sequence = encoder.sequence(&text(question), &text(choice)).unwrap();
     assert!(model.is_end(*sequence.tokens.last().unwrap()));

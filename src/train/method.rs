@@ -1,0 +1,63 @@
+//! What is optimised, and on which rows.
+
+use super::config::bad;
+use crate::data::{Rows, Sample};
+use crate::error::Result;
+use serde::{Deserialize, Serialize};
+
+/// What is optimised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Supervised fine-tuning on completions.
+    Sft,
+    /// Direct preference optimisation on pairs.
+    Dpo,
+    /// Kahneman-Tversky optimisation on labelled completions.
+    Kto,
+}
+
+impl Method {
+    /// Its name in flags and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Sft => "sft",
+            Method::Dpo => "dpo",
+            Method::Kto => "kto",
+        }
+    }
+
+    /// Reads its name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        let found = [Method::Sft, Method::Dpo, Method::Kto].into_iter().find(|m| m.name() == name.to_ascii_lowercase());
+        found.ok_or_else(|| bad("method", &format!("{name} is none of sft, dpo, kto")))
+    }
+
+    /// Converts rows to what the method trains on.
+    pub fn rows(self, rows: Rows) -> Result<Rows> {
+        match self {
+            Method::Sft => rows.into_completions(),
+            Method::Dpo => rows.into_pairs(),
+            Method::Kto => rows.into_labelled(),
+        }
+    }
+
+    /// Whether it can train on a tokenised row.
+    pub fn suits(self, sample: &Sample) -> bool {
+        matches!(
+            (self, sample),
+            (Method::Sft, Sample::Completion { .. })
+                | (Method::Dpo, Sample::Pair { .. })
+                | (Method::Kto, Sample::Labelled { .. })
+        )
+    }
+
+    /// Learning rates that work on models of 100 to 300 million parameters (measured: README).
+    pub(super) fn learning_rate(self) -> f64 {
+        match self {
+            Method::Sft => 2e-4,
+            Method::Dpo => 3e-4,
+            Method::Kto => 2e-4,
+        }
+    }
+}
