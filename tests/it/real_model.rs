@@ -67,7 +67,9 @@ fn real_model_learns_and_the_adapter_file_holds_it() {
     assert_eq!(described["adapted_weights"].as_array().unwrap().len(), 210);
     let prompt = ["-p", "What is castling in chess?", "-n", "12"];
     let plain = run(&[&["generate", "-m", text(&model)][..], &prompt].concat());
-    let adapted = run(&[&["generate", "-m", text(&model), "--lora", text(&adapter)][..], &prompt].concat());
+    // Six steps are few: twenty times what they learned shows in any answer.
+    let louder = format!("{}:20", text(&adapter));
+    let adapted = run(&[&["generate", "-m", text(&model), "--lora-scaled", &louder][..], &prompt].concat());
     let silenced = format!("{}:0", text(&adapter));
     let scaled = run(&[&["generate", "-m", text(&model), "--lora-scaled", &silenced][..], &prompt].concat());
     assert!(!plain.trim().is_empty() && plain != adapted, "{plain:?}");
