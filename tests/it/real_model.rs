@@ -44,9 +44,9 @@ fn real_model_is_reproduced_exactly() {
 fn real_model_learns_and_the_adapter_file_holds_it() {
     let directory = tempfile::tempdir().unwrap();
     let (model, out) = (model(), directory.path().join("run"));
-    // Forty-eight rows in six steps.
+    // Forty-eight rows in six steps: so few need a higher rate to show in an answer.
     let train = ["train", "-m", text(&model), "-d", TRAIN, "--eval-data", HELD_OUT, "-o", text(&out)];
-    run(&[&train[..], &["--max-steps", "6", "--learning-rate", "3e-4"]].concat());
+    run(&[&train[..], &["--max-steps", "6", "--learning-rate", "1e-3"]].concat());
     let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let lines: Vec<Value> = metrics.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(lines.len(), 8);
@@ -67,9 +67,7 @@ fn real_model_learns_and_the_adapter_file_holds_it() {
     assert_eq!(described["adapted_weights"].as_array().unwrap().len(), 210);
     let prompt = ["-p", "What is castling in chess?", "-n", "12"];
     let plain = run(&[&["generate", "-m", text(&model)][..], &prompt].concat());
-    // Six steps are few: twenty times what they learned shows in any answer.
-    let louder = format!("{}:20", text(&adapter));
-    let adapted = run(&[&["generate", "-m", text(&model), "--lora-scaled", &louder][..], &prompt].concat());
+    let adapted = run(&[&["generate", "-m", text(&model), "--lora", text(&adapter)][..], &prompt].concat());
     let silenced = format!("{}:0", text(&adapter));
     let scaled = run(&[&["generate", "-m", text(&model), "--lora-scaled", &silenced][..], &prompt].concat());
     assert!(!plain.trim().is_empty() && plain != adapted, "{plain:?}");
