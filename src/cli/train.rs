@@ -15,7 +15,7 @@ use crate::engine::{Delta, Engine, Profile};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
 use crate::os::available_bytes;
-use crate::report::write_page;
+use crate::report::{write_page, PAGE};
 use crate::runtime::Model;
 use crate::train::{
     EvalReport, Grid, HeldOut, MetricsFile, Origin, Outcome, Policy, Recompute, RunDir, Selection, TrainConfig,
@@ -45,6 +45,10 @@ pub(super) fn one(
 ) -> Result<u8> {
     if let Start::Complete(begun) = &start {
         begun.check(&config)?;
+        // Written last: the run may have been killed before it was.
+        if !output.join(PAGE).exists() {
+            write_page(output)?;
+        }
         printer.talk(&format!("{}: the run ended already, its adapter is there", output.display()));
         return Ok(0);
     }

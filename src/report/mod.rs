@@ -14,7 +14,7 @@ mod table;
 mod view;
 
 pub use compare::{compare, Cell, CompareParams, Comparison, Group};
-pub use page::{page, write_page};
+pub use page::{page, write_page, PAGE};
 pub use record::{
     config_record, file_hash, report_record, BaseRecord, BestRecord, DataRecord, FlopsRecord, ProgramRecord, RunRecord,
     TaxRecord,

@@ -16,9 +16,12 @@ type Numbers = Map<String, Value>;
 /// Colours and sizes, light and dark.
 const STYLE: &str = include_str!("style.css");
 
+/// Name of the page in a run directory.
+pub const PAGE: &str = "report.html";
+
 /// Reads a run directory and writes its `report.html`; returns where it lies.
 pub fn write_page(directory: &Path) -> Result<PathBuf> {
-    let path = directory.join("report.html");
+    let path = directory.join(PAGE);
     write_atomically(&path, page(&RunView::read(directory)?).as_bytes())?;
     Ok(path)
 }

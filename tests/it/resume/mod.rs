@@ -87,13 +87,12 @@ impl Workshop {
         assert!(self.files(run) == before, "{more:?} changed files");
     }
 
-    /// The files of a run by name, but for the configuration, which names paths of the user's, and the page that shows it: `llama-align
-    /// report` writes that anew from the others.
+    /// The files of a run by name; the configuration, which names a path of the user's, aside.
     fn files(&self, run: &str) -> BTreeMap<String, Vec<u8>> {
         let (run, mut found) = (self.path(run), BTreeMap::new());
         for directory in [run.clone(), run.join("adapters")] {
             for path in std::fs::read_dir(directory).into_iter().flatten().map(|e| e.unwrap().path()) {
-                if path.is_file() && !path.ends_with("config.toml") && !path.ends_with("report.html") {
+                if path.is_file() && !path.ends_with("config.toml") {
                     let name = path.strip_prefix(&run).unwrap().to_str().unwrap().to_owned();
                     found.insert(name, std::fs::read(&path).unwrap());
                 }
