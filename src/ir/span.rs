@@ -63,21 +63,16 @@ impl MaskRule {
         let open_first = (0..n_queries).filter(|&k| at(0, k).is_finite()).count();
         let alibi = (0..n_queries).any(|k| at(last, k).is_finite() && at(last, k) != 0.0);
         let first_open = (0..n_queries).find(|&k| at(last, k).is_finite())?;
-        let spans = [
-            Span::Causal,
-            Span::Full,
-            Span::Window(open_last.max(1)),
-            Span::Chunk(first_open.max(1)),
-            Span::Symmetric(open_first.max(1)),
-        ];
-        spans.into_iter().map(|span| Self { span, alibi }).find(|rule| {
-            (0..n_queries).all(|q| {
-                (0..n_keys).all(|k| {
-                    let expected = if k < n_queries { rule.entry(q, k) } else { f32::NEG_INFINITY };
-                    at(q, k) == expected
-                })
-            })
-        })
+        let reproduces = |span: Span| {
+            let rule = Self { span, alibi };
+            let expected = |q, k| if k < n_queries { rule.entry(q, k) } else { f32::NEG_INFINITY };
+            (0..n_queries).all(|q| (0..n_keys).all(|k| at(q, k) == expected(q, k))).then_some(rule)
+        };
+        reproduces(Span::Causal)
+            .or_else(|| reproduces(Span::Full))
+            .or_else(|| reproduces(Span::Window(open_last.max(1))))
+            .or_else(|| reproduces(Span::Chunk(first_open.max(1))))
+            .or_else(|| reproduces(Span::Symmetric(open_first.max(1))))
     }
 }
 
