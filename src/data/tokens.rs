@@ -46,10 +46,12 @@ impl Sequence {
 
     /// Places of the tokens that have a loss.
     pub fn scored(&self) -> impl Iterator<Item = usize> + '_ {
-        let mut unscored = self.unscored.iter().peekable();
+        let mut unscored = self.unscored.as_slice();
         (self.prompt_len..self.tokens.len()).filter(move |place| {
-            while unscored.next_if(|range| range.end <= *place).is_some() {}
-            unscored.peek().is_none_or(|range| *place < range.start)
+            while let Some((_, rest)) = unscored.split_first().filter(|(range, _)| range.end <= *place) {
+                unscored = rest;
+            }
+            unscored.first().is_none_or(|range| *place < range.start)
         })
     }
 
