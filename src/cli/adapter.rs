@@ -4,7 +4,7 @@ use super::args::{AdapterCommand, AdapterFile, ExtractArgs, LimitArgs, RebaseArg
 use super::Printer;
 use crate::adapter::{export, import, Kept, Limit, Lineage, Lora};
 use crate::error::{Error, Kind, Result};
-use crate::gguf::{check_fits, validate_adapter, validate_model, File};
+use crate::gguf::{check_fits, check_output, validate_adapter, validate_model, File};
 use crate::merge::extract;
 use crate::runtime::Runtime;
 use serde_json::{json, Value};
@@ -36,7 +36,7 @@ fn open(path: &Path, method: &str) -> Result<Opened> {
 fn add(args: &SumArgs, printer: &mut Printer) -> Result<()> {
     let list: Vec<(PathBuf, f32)> = args.adapters.iter().map(|text| scaled(text)).collect::<Result<_>>()?;
     let names: Vec<String> = list.iter().map(|(path, _)| path.display().to_string()).collect();
-    check_output(&args.out, list.iter().map(|(path, _)| path.as_path()))?;
+    check_output(&args.out.output, list.iter().map(|(path, _)| path.as_path()), args.out.overwrite)?;
     let opened = list.iter().map(|(path, _)| open(path, "sum")).collect::<Result<Vec<_>>>()?;
     let lineages: Vec<Lineage> = opened.iter().map(|o| o.lineage.clone()).collect();
     let lineage = Lineage::common(&lineages, &names)?;
@@ -62,7 +62,7 @@ fn scale(args: &ScaleArgs, printer: &mut Printer) -> Result<()> {
     if !args.by.is_finite() {
         return Err(Error::new(Kind::Argument, format!("--by {}: no finite number", args.by)));
     }
-    check_output(&args.out, [args.adapter.as_path()])?;
+    check_output(&args.out.output, [args.adapter.as_path()], args.out.overwrite)?;
     let file = File::open(&args.adapter)?;
     let method =
         validate_adapter(&file).map(|_| file.get(crate::adapter::METHOD).and_then(crate::gguf::Value::as_str))?;
@@ -72,7 +72,7 @@ fn scale(args: &ScaleArgs, printer: &mut Printer) -> Result<()> {
 
 fn truncate(args: &TruncateArgs, printer: &mut Printer) -> Result<()> {
     let limit = limit(&args.limit)?;
-    check_output(&args.out, [args.adapter.as_path()])?;
+    check_output(&args.out.output, [args.adapter.as_path()], args.out.overwrite)?;
     let opened = open(&args.adapter, "truncate")?;
     let (lora, kept) = opened.lora.truncated(limit)?;
     tell(&kept, &[], &args.limit, printer);
@@ -81,7 +81,7 @@ fn truncate(args: &TruncateArgs, printer: &mut Printer) -> Result<()> {
 
 fn extracted(args: &ExtractArgs, printer: &mut Printer) -> Result<()> {
     let limit = limit(&args.limit)?;
-    check_output(&args.out, [args.base.as_path(), args.model.as_path()])?;
+    check_output(&args.out.output, [args.base.as_path(), args.model.as_path()], args.out.overwrite)?;
     let (base, tuned) = (File::open(&args.base)?, File::open(&args.model)?);
     let lines = !args.limit.json;
     let mut each = |kept: &Kept| {
@@ -96,7 +96,7 @@ fn extracted(args: &ExtractArgs, printer: &mut Printer) -> Result<()> {
 
 /// The same factors, said to be another base's: what they are then worth is for the one who says so to know.
 fn rebase(args: &RebaseArgs, printer: &mut Printer) -> Result<()> {
-    check_output(&args.out, [args.adapter.as_path(), args.model.as_path()])?;
+    check_output(&args.out.output, [args.adapter.as_path(), args.model.as_path()], args.out.overwrite)?;
     let (file, base) = (File::open(&args.adapter)?, File::open(&args.model)?);
     validate_model(&base)?;
     let mut info = validate_adapter(&file)?;
@@ -144,25 +144,6 @@ fn tell(kept: &[Kept], left_out: &[(String, f64)], args: &LimitArgs, printer: &m
     worst.iter().take(10).for_each(|kept| printer.data(&format!("  {}", line(kept))));
     for (name, size) in left_out {
         printer.data(&format!("not in the adapter: {name}, which differs by {size:.2e} of its norm"));
-    }
-}
-
-fn check_output<'a>(out: &AdapterFile, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
-    let path = out.output.as_path();
-    let refuse = |what: &str| Err(Error::new(Kind::Output, format!("{}: {what}", path.display())));
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !parent.is_dir() {
-        return refuse("its directory does not exist");
-    }
-    let Ok(meta) = std::fs::metadata(path) else { return Ok(()) };
-    let real = path.canonicalize().ok();
-    if inputs.into_iter().any(|input| input.canonicalize().ok() == real) {
-        return refuse("is one of the inputs");
-    }
-    match (meta.is_file(), out.overwrite) {
-        (false, _) => refuse("exists and is no file"),
-        (true, false) => refuse("exists already (--overwrite replaces it)"),
-        (true, true) => Ok(()),
     }
 }
 

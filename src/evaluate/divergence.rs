@@ -3,6 +3,7 @@
 use crate::data::Sequence;
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::loss::logprob::divergence;
 
 /// Tokens whose logits are held at a time: 128 rows of 262144 logits are 128 MiB.
 const WINDOW: usize = 128;
@@ -39,21 +40,6 @@ pub fn between(now: &mut Engine, base: &mut Engine, sequence: &Sequence) -> Resu
     Ok(Divergence { kl: kl / n, top1_agreement: same as f64 / n })
 }
 
-/// KL(p ‖ q) of two rows of logits, in F64.
-fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let (p_norm, q_norm) = (log_sum_exp(p), log_sum_exp(q));
-    let term = |(&p, &q): (&f32, &f32)| {
-        let (ln_p, ln_q) = (f64::from(p) - p_norm, f64::from(q) - q_norm);
-        ln_p.exp() * (ln_p - ln_q)
-    };
-    p.iter().zip(q).map(term).sum()
-}
-
-fn log_sum_exp(row: &[f32]) -> f64 {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    f64::from(largest) + row.iter().map(|&x| f64::from(x - largest).exp()).sum::<f64>().ln()
-}
-
 /// The first of the largest.
 fn likeliest(row: &[f32]) -> usize {
     row.iter().enumerate().fold(0, |best, (i, x)| if *x > row[best] { i } else { best })
@@ -64,12 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn divergence_by_hand() {
-        // p = (1/2, 1/2), q = (1/4, 3/4): ½ ln 2 + ½ ln(2/3).
-        let (p, q) = ([1.0f32, 1.0], [0.0f32, 3f32.ln()]);
-        let wanted = 0.5 * 2f64.ln() + 0.5 * (2.0f64 / 3.0).ln();
-        assert!((divergence(&p, &q) - wanted).abs() < 1e-7);
-        assert_eq!(divergence(&p, &p), 0.0);
+    fn the_first_of_the_largest_is_the_likeliest() {
         assert_eq!((likeliest(&[1.0, 3.0, 3.0]), likeliest(&[0.0])), (1, 0));
     }
 }

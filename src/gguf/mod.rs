@@ -13,6 +13,7 @@ mod header;
 mod hparams;
 mod imatrix;
 mod model;
+mod output;
 mod reader;
 mod split;
 mod stream;
@@ -25,6 +26,7 @@ pub use adapter::{check_fits, check_shapes, validate_adapter, AdapterInfo, Pair}
 pub use header::{Entry, Header};
 pub use imatrix::Imatrix;
 pub use model::{base_hash, validate_model};
+pub use output::check_output;
 pub use reader::{File, TensorInfo};
 pub use stream::Stream;
 pub use value::{Array, Value};

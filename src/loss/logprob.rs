@@ -1,4 +1,4 @@
-//! Log-softmax of one row of logits and its gradient (specs: vjp, section 10).
+//! Log-softmax of one row of logits and its gradient (specs: vjp, section 10); how far two rows are apart.
 
 use crate::kernel::{exp_shifted, maximum};
 
@@ -42,9 +42,39 @@ pub fn unit_gradient(row: &mut [f32], target: usize) -> f32 {
     from_others(shifted, others) as f32
 }
 
+/// ln Σ eˣ in F64, for measurements. A row without a finite maximum gives no finite number.
+pub fn log_sum_exp(row: &[f32]) -> f64 {
+    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    f64::from(top) + row.iter().map(|&x| f64::from(x - top).exp()).sum::<f64>().ln()
+}
+
+/// KL(p ‖ q) of two rows of logits, in nats.
+pub fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let (p_norm, q_norm) = (log_sum_exp(p), log_sum_exp(q));
+    let term = |(&p, &q): (&f32, &f32)| {
+        let (ln_p, ln_q) = (f64::from(p) - p_norm, f64::from(q) - q_norm);
+        ln_p.exp() * (ln_p - ln_q)
+    };
+    p.iter().zip(q).map(term).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn divergence_by_hand() {
+        // p = (1/2, 1/2), q = (1/4, 3/4): ½ ln 2 + ½ ln(2/3).
+        let (p, q) = ([1.0f32, 1.0], [0.0f32, 3f32.ln()]);
+        let wanted = 0.5 * 2f64.ln() + 0.5 * (2.0f64 / 3.0).ln();
+        assert!((divergence(&p, &q) - wanted).abs() < 1e-7);
+        assert_eq!(divergence(&p, &p), 0.0);
+        let ln = |p: &[f64]| p.iter().map(|x| (x.ln() + 3.0) as f32).collect::<Vec<_>>();
+        let (p, q) = (ln(&[0.5, 0.25, 0.25]), ln(&[0.25, 0.25, 0.5]));
+        assert!((log_sum_exp(&q) - 3.0).abs() < 1e-6);
+        assert!((divergence(&p, &q) - (0.5 * 2f64.ln() - 0.25 * 2f64.ln())).abs() < 1e-6);
+        assert!(!log_sum_exp(&[f32::NAN, 1.0]).is_finite() && !log_sum_exp(&[f32::INFINITY]).is_finite());
+    }
 
     fn row() -> Vec<f32> {
         (0..10_000).map(|i| (i as f32 * 0.37).sin() * 8.0).collect()

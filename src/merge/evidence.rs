@@ -5,6 +5,7 @@ use crate::data::Message;
 use crate::error::{Error, Kind, Result};
 use crate::generate::{answer, prompt_tokens, GenerateParams};
 use crate::gguf::{check_fits, validate_adapter, validate_model, File};
+use crate::loss::logprob::{divergence, log_sum_exp};
 use crate::runtime::{Adapter, Context, Model, Runtime, SamplerParams};
 use serde_json::{json, Value};
 use std::path::Path;
@@ -177,12 +178,12 @@ impl Reading {
             }
             for i in first..end {
                 let logits = self.context.logits(i - first)?;
-                let z = log_normaliser(logits)?;
+                let z = finite(log_sum_exp(logits))?;
                 if let Some(&next) = self.tokens.get(i + 1) {
                     nll += z - f64::from(logits[next as usize]);
                 }
                 if let Some(reference) = reference.as_ref() {
-                    kl += divergence(reference.context.logits(i - first)?, (logits, z))?;
+                    kl += finite(divergence(reference.context.logits(i - first)?, logits))?;
                 }
             }
         }
@@ -207,25 +208,13 @@ impl Reading {
     }
 }
 
-/// ln Σ e^x.
-fn log_normaliser(logits: &[f32]) -> Result<f64> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let z = f64::from(max) + logits.iter().map(|&x| f64::from(x - max).exp()).sum::<f64>().ln();
-    if z.is_finite() {
-        Ok(z)
+/// A measured number that has to be one.
+fn finite(number: f64) -> Result<f64> {
+    if number.is_finite() {
+        Ok(number)
     } else {
         Err(Error::new(Kind::Numeric, "its logits are no finite numbers"))
     }
-}
-
-/// Σ p (ln p − ln q), p by the reference's logits, q by the model's with their normaliser.
-fn divergence(reference: &[f32], (logits, z): (&[f32], f64)) -> Result<f64> {
-    let reference_z = log_normaliser(reference)?;
-    let terms = reference.iter().zip(logits).map(|(&p, &q)| {
-        let (ln_p, ln_q) = (f64::from(p) - reference_z, f64::from(q) - z);
-        ln_p.exp() * (ln_p - ln_q)
-    });
-    Ok(terms.sum())
 }
 
 #[cfg(test)]
@@ -233,13 +222,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_by_hand() {
-        let ln = |p: &[f64]| p.iter().map(|x| (x.ln() + 3.0) as f32).collect::<Vec<_>>();
-        let (p, q) = (ln(&[0.5, 0.25, 0.25]), ln(&[0.25, 0.25, 0.5]));
-        assert!((log_normaliser(&q).unwrap() - 3.0).abs() < 1e-6);
-        let wanted = 0.5 * 2f64.ln() - 0.25 * 2f64.ln();
-        assert!((divergence(&p, (&q, 3.0)).unwrap() - wanted).abs() < 1e-6);
-        assert!(log_normaliser(&[f32::NAN, 1.0]).is_err() && log_normaliser(&[f32::INFINITY]).is_err());
+    fn models_are_named_with_their_adapters_and_numbers_are_numbers() {
+        assert!(finite(log_sum_exp(&[f32::NAN, 1.0])).is_err() && finite(0.5).is_ok());
         let subject = Subject { model: Path::new("x/a.gguf"), adapters: vec![(Path::new("b.gguf"), 0.5)] };
         assert_eq!(subject.name(), "a.gguf + b.gguf × 0.5");
     }

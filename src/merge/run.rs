@@ -6,7 +6,7 @@ use super::outtype::file_type;
 use super::pass::{Chunk, Pass, STORE_VALUES};
 use super::{codec, Fidelity, Method, Options, OutType, TensorReport};
 use crate::error::{Context, Error, Kind, Result};
-use crate::gguf::{validate_model, Entry, File, Header, Stream, Value};
+use crate::gguf::{check_output, validate_model, Entry, File, Header, Imatrix, Stream, Value};
 use crate::runtime::Runtime;
 use quant::Type;
 use rayon::ThreadPool;
@@ -68,7 +68,9 @@ impl Run<'_> {
         let sizes: Vec<u64> = self.jobs.iter().zip(&rungs).map(|(job, rungs)| most(job, rungs)).collect();
         let limit = self.options.split_max_bytes;
         let files = output.map_or_else(Vec::new, |path| Stream::paths(path, &sizes, limit));
-        files.iter().try_for_each(|path| self.check_output(path))?;
+        let read = self.inputs.iter().flat_map(|file| file.paths().iter().map(PathBuf::as_path));
+        let inputs: Vec<&Path> = read.chain(self.options.imatrix.iter().map(Imatrix::path)).collect();
+        files.iter().try_for_each(|path| check_output(path, inputs.iter().copied(), self.options.overwrite))?;
         self.jobs.iter().try_for_each(|job| header.push(job.entry.clone()))?;
         self.describe(&mut header, &rungs);
         let (start, alignment) = (header.to_bytes().len() as u64, header.alignment());
@@ -175,29 +177,6 @@ impl Run<'_> {
                 header.set(&format!("{IMATRIX_KEYS}chunks_count"), Value::U32(chunks));
             }
         }
-    }
-
-    /// An input is never written to, and nothing that exists is replaced unasked.
-    fn check_output(&self, path: &Path) -> Result<()> {
-        let refuse = |what: &str| Err(Error::new(Kind::Output, format!("{}: {what}", path.display())));
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if !parent.is_dir() {
-            return refuse("its directory does not exist");
-        }
-        let Ok(meta) = std::fs::metadata(path) else { return Ok(()) };
-        let real = path.canonicalize().ok();
-        let read = self.inputs.iter().flat_map(|file| file.paths().iter().map(PathBuf::as_path));
-        let imatrix = self.options.imatrix.iter().map(|imatrix| imatrix.path());
-        if read.chain(imatrix).any(|input| input.canonicalize().ok() == real) {
-            return refuse("is one of the inputs");
-        }
-        if !meta.is_file() {
-            return refuse("exists and is no file");
-        }
-        if !self.options.overwrite {
-            return refuse("exists already (--overwrite replaces it)");
-        }
-        Ok(())
     }
 
     fn tensor(
