@@ -185,7 +185,7 @@ pub unsafe extern "C" fn llama_align_evaluate(
             return Err(Error::new(Kind::Mismatch, message));
         }
         let lora = adapter.as_ref().map(|a| a.factors().lora.clone());
-        let report = measure(&rows, lora, params)?;
+        let report = rows.model.log.during(|| measure(&rows, lora, params))?;
         out.put(llama_align_evaluation::new(&report, adapter.is_some()));
         Ok(LLAMA_ALIGN_OK)
     };

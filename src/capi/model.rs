@@ -200,6 +200,13 @@ impl ModelObject {
             let message = format!("{}: {op}: no gradient rule for this op", self.model.path().display());
             return Err(Error::new(Kind::Unsupported, message));
         }
+        self.log.during(|| {
+            say(Level::Info, || {
+                let (own, training) = (&report.runtime_form, &report.training_form);
+                let (found, bound) = (training.max_rel_diff, training.bound);
+                format!("checked: logits differ by {:e}, blocks by {found:e} of {bound:e} allowed", own.max_abs_diff)
+            });
+        });
         checked.push((form, trace.clone(), report.clone()));
         Ok((trace, report))
     }

@@ -10,6 +10,7 @@ use super::{LLAMA_ALIGN_CANCELLED, LLAMA_ALIGN_MORE, LLAMA_ALIGN_OK};
 use crate::data::{Dataset, Sequence};
 use crate::engine::{Delta, Engine};
 use crate::error::{Error, Kind, Result};
+use crate::log::{say, Level};
 use crate::train::{Observer, Policy, StepReport, TrainConfig, Trainer};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
@@ -114,6 +115,10 @@ impl TrainerObject {
 
     /// Steps until the run's end, the limit, or a stop.
     pub(super) fn drive(&self, limit: Limit, callback: Callback) -> Result<llama_align_status> {
+        self.adapter.0.model.log.during(|| self.run(limit, callback))
+    }
+
+    fn run(&self, limit: Limit, callback: Callback) -> Result<llama_align_status> {
         let mut run = match self.run.try_lock() {
             Ok(run) => run,
             Err(TryLockError::Poisoned(run)) => run.into_inner(),
@@ -139,6 +144,7 @@ impl TrainerObject {
             }
             let report = self.step(&mut run)?;
             moved = true;
+            say(Level::Info, || format!("step {}/{}: loss {:.4}", report.step, run.n_steps, report.loss));
             self.tell(llama_align_progress::step(&report), callback)?;
         }
         Ok(LLAMA_ALIGN_OK)

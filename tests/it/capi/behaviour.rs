@@ -118,6 +118,58 @@ fn a_run_from_c_is_the_same_run_bit_for_bit() {
     }
 }
 
+/// What a handle's listener was told.
+static HEARD: std::sync::Mutex<Vec<(u32, String)>> = std::sync::Mutex::new(Vec::new());
+
+unsafe extern "C" fn listen(level: u32, text: *const std::ffi::c_char, user_data: *mut std::ffi::c_void) {
+    // SAFETY: the library passes a string, and back what it was given.
+    let (line, who) = unsafe { (CStr::from_ptr(text).to_str().unwrap(), *user_data.cast::<u32>()) };
+    HEARD.lock().unwrap().push((level, format!("{who}: {line}")));
+}
+
+#[test]
+fn a_runtime_tells_its_listener_what_it_and_its_models_do_and_nobody_else() {
+    let world = World::new();
+    let path = world.path("model.gguf");
+    let mut names = [1u32, 2];
+    // SAFETY: arguments are what the header asks for, here and below.
+    let [one, two] = [0, 1].map(|_| made(|out, err| unsafe { llama_align_runtime_built_in(out, err) }));
+    let listen_to = |runtime, function, name: *mut u32| {
+        // SAFETY: the names live longer than the runtimes.
+        let status = unsafe { llama_align_runtime_set_log(runtime, function, name.cast(), null_mut()) };
+        assert_eq!(status, LLAMA_ALIGN_OK);
+    };
+    listen_to(one, Some(listen), &mut names[0]);
+    listen_to(two, Some(listen), &mut names[1]);
+    // SAFETY: a live runtime, and a path.
+    let open = |runtime| made(|out, err| unsafe { llama_align_model_open_with(runtime, path.as_ptr(), out, err) });
+    let model = open(one);
+    // SAFETY: a live model.
+    assert_eq!(unsafe { llama_align_model_check(model, null(), null_mut(), null_mut()) }, LLAMA_ALIGN_OK);
+    let heard = || std::mem::take(&mut *HEARD.lock().unwrap());
+    let lines = heard();
+    let says = |level: u32, text: &str| lines.iter().any(|(l, line)| *l == level && line.contains(text));
+    assert!(
+        says(LLAMA_ALIGN_LOG_INFO, "2 blocks, opened") && says(LLAMA_ALIGN_LOG_INFO, "checked: logits differ by 0")
+    );
+    // llama.cpp's own lines come as well; all of them are the first runtime's.
+    assert!(lines.iter().any(|(level, _)| *level == LLAMA_ALIGN_LOG_DEBUG), "{lines:?}");
+    assert!(lines.iter().all(|(_, line)| line.starts_with("1: ")), "{lines:?}");
+    listen_to(one, None, null_mut());
+    // Its model goes on silently, and another runtime's, or one without any, is not heard of there.
+    // SAFETY: a live runtime, and a path.
+    let others = [open(one), made(|out, err| unsafe { llama_align_model_open(path.as_ptr(), out, err) })];
+    assert_eq!(heard(), []);
+    let last = open(two);
+    let lines = heard();
+    assert!(!lines.is_empty() && lines.iter().all(|(_, line)| line.starts_with("2: ")), "{lines:?}");
+    for model in others.into_iter().chain([model, last]) {
+        llama_align_model_free(model);
+    }
+    llama_align_runtime_free(one);
+    llama_align_runtime_free(two);
+}
+
 #[test]
 fn rows_as_json_have_masks_and_lengths() {
     let world = World::new();
