@@ -176,7 +176,7 @@ fn rows(model: &Model, params: &BenchParams) -> Result<Dataset> {
             let half = params.length / 2;
             let (chosen, mut rejected) = (sequence(2 * i, half, half / 2), sequence(2 * i + 1, half, half / 2));
             rejected.tokens[..half / 2].copy_from_slice(&chosen.tokens[..half / 2]);
-            Ok(Sample::Pair { line: i + 1, chosen, rejected })
+            Ok(Sample::pair(i + 1, chosen, rejected))
         }
         Method::Kto => Err(Error::new(Kind::Argument, "bench measures sft and dpo")),
     };

@@ -68,6 +68,13 @@ pub enum Sample {
 }
 
 impl Sample {
+    /// A pair; what its prompts have in common is shared.
+    pub fn pair(line: usize, chosen: Sequence, mut rejected: Sequence) -> Self {
+        let common = chosen.tokens.iter().zip(&rejected.tokens).take_while(|(a, b)| a == b).count();
+        rejected.shared = common.min(chosen.prompt_len).min(rejected.prompt_len);
+        Self::Pair { line, chosen, rejected }
+    }
+
     /// Line of the source file, from 1.
     pub fn line(&self) -> usize {
         match self {
@@ -94,7 +101,7 @@ impl Sample {
         match self {
             Sample::Completion { sequence, .. } | Sample::Labelled { sequence, .. } => sequence.truncate(length),
             Sample::Pair { chosen, rejected, .. } => {
-                chosen.truncate(length) && rejected.truncate(length) && chosen != rejected
+                chosen.truncate(length) && rejected.truncate(length) && chosen.tokens != rejected.tokens
             }
         }
     }
@@ -241,7 +248,7 @@ pub(super) fn sample(encoder: &Encoder<'_>, row: &Row, mask: LossMask) -> Result
             if chosen == rejected {
                 return Err(Error::new(Kind::Data, "the chosen and the rejected answer have the same tokens"));
             }
-            Sample::Pair { line, chosen, rejected }
+            Sample::pair(line, chosen, rejected)
         }
         Example::Labelled { prompt, completion, label } => {
             Sample::Labelled { line, sequence: encoder.sequence(prompt, completion)?, desirable: *label }

@@ -36,12 +36,15 @@ pub struct Sequence {
     pub prompt_len: usize,
     /// Tokens behind `prompt_len` that have no loss: places in order, apart from each other, not all of them.
     pub unscored: Vec<Range<usize>>,
+    /// Leading tokens that are also those of the sequence before it, at most `prompt_len`: a pair's prompt, for the second
+    /// answer. They are computed once. 0: nothing is shared.
+    pub shared: usize,
 }
 
 impl Sequence {
     /// A sequence whose loss is on everything behind the prompt.
     pub fn new(tokens: Vec<i32>, prompt_len: usize) -> Self {
-        Self { tokens, prompt_len, unscored: Vec::new() }
+        Self { tokens, prompt_len, unscored: Vec::new(), shared: 0 }
     }
 
     /// Places of the tokens that have a loss.

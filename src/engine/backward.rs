@@ -30,7 +30,7 @@ impl Engine {
             let per_token = head::per_token(&self.adapted.program, read)?;
             let region = self.zeros(read, n, &mut cotangents)?;
             for (i, (row, &c)) in batch.rows.iter().zip(&flat).enumerate() {
-                let to = (batch.layout.spans()[row.sequence].start + row.place - 1) * per_token;
+                let to = batch.layout.spans()[row.sequence].place(row.place - 1) * per_token;
                 let unit = self.memory.floats(units)[i * per_token..(i + 1) * per_token].to_vec();
                 for (d, u) in self.memory.floats_mut(region)[to..to + per_token].iter_mut().zip(unit) {
                     *d += c * u;

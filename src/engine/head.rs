@@ -152,7 +152,7 @@ impl Engine {
                 .get(&read)
                 .ok_or_else(|| Error::new(Kind::Internal, "the head reads what no block wrote"))?;
             for (i, row) in rows.iter().enumerate() {
-                let from = (batch.layout.spans()[row.sequence].start + row.place - 1) * per_token;
+                let from = batch.layout.spans()[row.sequence].place(row.place - 1) * per_token;
                 let column = self.memory.floats(source)[from..from + per_token].to_vec();
                 self.memory.floats_mut(region)[i * per_token..(i + 1) * per_token].copy_from_slice(&column);
             }

@@ -1,6 +1,6 @@
 //! The inputs of a batch: tokens, positions, masks and tables, written where the graphs read them.
 
-use super::layout::Layout;
+use super::layout::{Layout, Span};
 use super::lower::Form;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, MaskRule, Program, Value, ValueId};
@@ -14,8 +14,8 @@ use std::sync::Arc;
 pub struct Inputs {
     pub(super) layout: Arc<Layout>,
     pub(super) leaves: HashMap<ValueId, Region>,
-    /// Masks \[keys, queries\] of single sequences in F32, by rule, tokens, and places with padding; for the form in ops.
-    pub(super) masks: HashMap<(MaskKey, usize, usize), Region>,
+    /// Masks \[keys, queries\] of single groups in F32, by rule and shape; for the form in ops.
+    pub(super) masks: HashMap<(MaskKey, GroupKey), Region>,
     /// 0, 1, 2, … up to the rows of the largest weight, to fetch all of its rows by; for the form in ops.
     pub(super) numbers: Option<Region>,
 }
@@ -23,10 +23,18 @@ pub struct Inputs {
 /// What tells mask rules apart.
 pub(super) type MaskKey = (usize, bool, u8);
 
+/// What tells groups apart: the sequences' tokens and how many of them are shared, and places with padding.
+pub(super) type GroupKey = (Vec<(usize, usize)>, usize);
+
+/// A group's key.
+pub(super) fn group_key(group: &[Span], places: usize) -> GroupKey {
+    (group.iter().map(|s| (s.len, s.shared)).collect(), places)
+}
+
 /// Bytes that [`Inputs::place`] takes for a program and a layout.
 pub fn input_bytes(program: &Program, form: Form, layout: &Layout) -> usize {
     let sizes = program.ids().filter_map(|id| leaf_bytes(program.get(id), form, layout.n_tokens()));
-    let masks = sequence_masks(program, form, layout).into_iter().map(|(_, (_, _, n))| n * n * 4);
+    let masks = group_masks(program, form, layout).into_values().map(|(_, _, n)| n * n * 4);
     Memory::bytes_for(sizes.chain(masks).chain([4 * n_numbers(program, form)]))
 }
 
@@ -39,8 +47,12 @@ fn leaf_bytes(value: &Value, form: Form, n_tokens: usize) -> Option<usize> {
     }
 }
 
-/// The masks that the form in ops reads: one for each rule and length.
-fn sequence_masks(program: &Program, form: Form, layout: &Layout) -> Vec<(MaskRule, (MaskKey, usize, usize))> {
+/// The masks that the form in ops reads: one for each rule and shape of a group, with an example and its places.
+fn group_masks<'a>(
+    program: &Program,
+    form: Form,
+    layout: &'a Layout,
+) -> BTreeMap<(MaskKey, GroupKey), (MaskRule, &'a [Span], usize)> {
     let mut masks = BTreeMap::new();
     if form == Form::TrainingOps {
         let rules = program.values.iter().filter_map(|v| match v.leaf() {
@@ -48,12 +60,12 @@ fn sequence_masks(program: &Program, form: Form, layout: &Layout) -> Vec<(MaskRu
             _ => None,
         });
         for rule in rules {
-            for (span, (_, places)) in layout.spans().iter().zip(layout.extents()) {
-                masks.insert((mask_key(rule), span.len, places), rule);
+            for (group, (_, places)) in layout.groups().zip(layout.extents()) {
+                masks.insert((mask_key(rule), group_key(group, places)), (rule, group, places));
             }
         }
     }
-    masks.into_iter().map(|(key, rule)| (rule, key)).collect()
+    masks
 }
 
 /// Rows of the largest matrix that the form in ops decodes.
@@ -94,9 +106,9 @@ impl Inputs {
             leaves.insert(id, region);
         }
         let mut masks = HashMap::new();
-        for (rule, key @ (_, len, places)) in sequence_masks(program, form, layout) {
+        for (key, (rule, group, places)) in group_masks(program, form, layout) {
             let region = memory.take(places * places * 4)?;
-            fill_sequence_mask(memory.floats_mut(region), rule, len, places);
+            fill_group_mask(memory.floats_mut(region), rule, group, places);
             masks.insert(key, region);
         }
         let numbers = match n_numbers(program, form) {
@@ -158,23 +170,26 @@ fn fill_mask(words: &mut [u16], rule: MaskRule, layout: &Layout) {
         words[i * n + i] = bits(0.0);
     }
     for span in layout.spans() {
-        for q in 0..span.len {
+        for q in span.shared..span.len {
             for k in 0..span.len {
-                words[(span.start + q) * n + span.start + k] = bits(rule.entry(q, k));
+                words[span.place(q) * n + span.place(k)] = bits(rule.entry(q, k));
             }
         }
     }
 }
 
-/// Mask of one sequence with the padding behind it, which sees itself.
-fn fill_sequence_mask(floats: &mut [f32], rule: MaskRule, len: usize, places: usize) {
-    for (q, row) in floats.chunks_exact_mut(places).enumerate() {
-        for (k, entry) in row.iter_mut().enumerate() {
-            *entry = match q < len && k < len {
-                true => rule.entry(q, k),
-                false if q == k => 0.0,
-                false => f32::NEG_INFINITY,
-            };
+/// Mask of one group with the padding behind it, which sees itself.
+fn fill_group_mask(floats: &mut [f32], rule: MaskRule, group: &[Span], places: usize) {
+    floats.fill(f32::NEG_INFINITY);
+    for i in 0..places {
+        floats[i * places + i] = 0.0;
+    }
+    let first = group[0].start;
+    for span in group {
+        for q in span.shared..span.len {
+            for k in 0..span.len {
+                floats[(span.place(q) - first) * places + span.place(k) - first] = rule.entry(q, k);
+            }
         }
     }
 }

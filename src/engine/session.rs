@@ -239,7 +239,7 @@ impl Engine {
         for sequence in sequences {
             self.check_tokens(&sequence.tokens)?;
         }
-        let layout = Arc::new(Layout::new(sequences.iter().map(|s| s.tokens.as_slice()))?);
+        let layout = Arc::new(Layout::of(sequences)?);
         let n = layout.n_tokens();
         self.reserve(&layout, n_rows, backward)?;
         let inputs = Inputs::place(&self.adapted.program, self.form, &layout, &mut self.memory)?;

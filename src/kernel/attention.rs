@@ -1,4 +1,5 @@
-//! Attention in F32, per sequence and head, forward and backward, without ever holding a T × T matrix.
+//! Attention in F32, per sequence and head, forward and backward, without ever holding a T × T matrix. A sequence's first tokens
+//! may lie in the one before it: the answers of a pair read one prompt.
 //!
 //! Formulas: specs `vjp`, section 7. u = scale·q·k; with a soft-cap s = cap·tanh(u/cap); z = s + slope·mask;
 //! P = softmax(z) over the open keys and the sink; O = P·V.
@@ -48,13 +49,39 @@ pub struct Scores {
     pub rule: MaskRule,
 }
 
-/// One sequence on the packed axis.
+/// One sequence on the packed axis: its first `shared` tokens lie where those of the place before it begin.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// First token.
     pub start: usize,
     /// Tokens.
     pub len: usize,
+    /// Tokens whose results are the place's before it.
+    pub shared: usize,
+    /// First token behind the shared ones.
+    pub rest: usize,
+}
+
+impl Place {
+    /// Where token `i` lies.
+    fn at(&self, i: usize) -> usize {
+        if i < self.shared {
+            self.start + i
+        } else {
+            self.rest + i - self.shared
+        }
+    }
+
+    /// Behind its last token.
+    fn end(&self) -> usize {
+        self.rest + self.len - self.shared
+    }
+
+    /// Tokens `from..to` as at most two runs: how many come before each, first place, length.
+    fn runs(&self, from: usize, to: usize) -> [(usize, usize, usize); 2] {
+        let split = self.shared.clamp(from, to);
+        [(0, self.at(from), split - from), (split - from, self.at(split), to - split)]
+    }
 }
 
 /// Floats of scratch that a thread needs when the longest sequence has `len` tokens.
@@ -139,12 +166,15 @@ fn key_range(rule: MaskRule, from: usize, to: usize, len: usize) -> (usize, usiz
 /// One block of queries of one head of one sequence.
 struct Block<'a> {
     q: *const f32,
+    /// The head's key of the axis' first token.
     k: *const f32,
     k_token: usize,
     q_token: usize,
     dk: usize,
     rows: usize,
     keys: usize,
+    /// Where the keys lie.
+    runs: [(usize, usize, usize); 2],
     first_query: usize,
     first_key: usize,
     scores: &'a Scores,
@@ -159,18 +189,12 @@ impl Block<'_> {
     /// q and k hold the block's rows and keys.
     unsafe fn probabilities(&self, p: &mut [f32], s: Option<&mut [f32]>) {
         let (rows, keys) = (self.rows, self.keys);
-        // SAFETY: by the caller; p holds rows × keys.
-        unsafe {
-            product(
-                [rows, keys, self.dk],
-                p.as_mut_ptr(),
-                (1, keys),
-                false,
-                (self.q, 1, self.q_token),
-                (self.k, self.k_token, 1),
-                self.scores.scale,
-            )
-        };
+        for (before, place, n) in self.runs {
+            let (z, k) = (p[before..].as_mut_ptr(), self.k.wrapping_add(place * self.k_token));
+            let (q, k) = ((self.q, 1, self.q_token), (k, self.k_token, 1));
+            // SAFETY: by the caller; p holds rows × keys.
+            unsafe { product([rows, n, self.dk], z, (1, keys), false, q, k, self.scores.scale) };
+        }
         if self.scores.softcap != 0.0 {
             cap_scores(&mut p[..rows * keys], self.scores.softcap);
             if let Some(s) = s {
@@ -257,13 +281,14 @@ impl Operands {
         let group = self.sizes.heads / self.sizes.kv_heads;
         let (first_key, last_key) = key_range(scores.rule, from, to, place.len);
         Block {
-            q: self.q.data.wrapping_add((place.start + from) * self.q.token + head * self.q.head),
-            k: self.k.data.wrapping_add((place.start + first_key) * self.k.token + head / group * self.k.head),
+            q: self.q.data.wrapping_add(place.at(from) * self.q.token + head * self.q.head),
+            k: self.k.data.wrapping_add(head / group * self.k.head),
             k_token: self.k.token,
             q_token: self.q.token,
             dk: self.sizes.dk,
             rows: to - from,
             keys: last_key - first_key,
+            runs: place.runs(first_key, last_key),
             first_query: from,
             first_key,
             scores,
@@ -273,9 +298,10 @@ impl Operands {
         }
     }
 
-    fn values(&self, place: Place, key: usize, head: usize) -> *const f32 {
+    /// The head's value at a place of the axis.
+    fn values(&self, place: usize, head: usize) -> *const f32 {
         let group = self.sizes.heads / self.sizes.kv_heads;
-        self.v.data.wrapping_add((place.start + key) * self.v.token + head / group * self.v.head)
+        self.v.data.wrapping_add(place * self.v.token + head / group * self.v.head)
     }
 }
 
@@ -296,7 +322,7 @@ pub unsafe fn forward(
     let out_token = dv * heads;
     // SAFETY: padding lies within n_tokens; each thread clears its own part of it.
     unsafe { clear_padding(places, n_tokens, out, out_token, share) };
-    let blocks = places.iter().flat_map(|&p| (0..p.len).step_by(BLOCK).map(move |from| (p, from)));
+    let blocks = places.iter().flat_map(|&p| (p.shared..p.len).step_by(BLOCK).map(move |from| (p, from)));
     let tasks = blocks.flat_map(|(p, from)| (0..heads).map(move |h| (p, from, h)));
     for (place, from, head) in tasks.enumerate().filter(|(i, _)| i % share.nth == share.ith).map(|(_, t)| t) {
         let block = x.block(scores, place, head, from, (from + BLOCK).min(place.len));
@@ -304,17 +330,13 @@ pub unsafe fn forward(
         // SAFETY: rows and keys of this sequence and head.
         unsafe {
             block.probabilities(p, None);
-            let v = x.values(place, block.first_key, head);
-            let o = out.add((place.start + from) * out_token + head * dv);
-            product(
-                [block.rows, dv, block.keys],
-                o,
-                (1, out_token),
-                false,
-                (p.as_ptr(), 1, block.keys),
-                (v, 1, x.v.token),
-                1.0,
-            );
+            let o = out.add(place.at(from) * out_token + head * dv);
+            let mut add = false;
+            for (before, key, n) in block.runs.into_iter().filter(|run| run.2 > 0) {
+                let (p, v) = ((p[before..].as_ptr(), 1, block.keys), (x.values(key, head), 1, x.v.token));
+                product([block.rows, dv, n], o, (1, out_token), add, p, v, 1.0);
+                add = true;
+            }
         }
     }
 }
@@ -330,7 +352,8 @@ pub struct Gradients {
     pub dv: *mut f32,
 }
 
-/// This thread's share of the gradients from d_out \[dv, heads, T\]; a task is one kv head of one sequence.
+/// This thread's share of the gradients from d_out \[dv, heads, T\]; a task is one kv head of one sequence
+/// and those that share its tokens.
 ///
 /// # Safety
 /// As [`forward`].
@@ -352,16 +375,17 @@ pub unsafe fn backward(
         // SAFETY: as in `forward`.
         unsafe { clear_padding(places, n_tokens, data, width, share) };
     }
-    let tasks = places.iter().flat_map(|&p| (0..kv_heads).map(move |j| (p, j)));
-    for (place, j) in tasks.enumerate().filter(|(i, _)| i % share.nth == share.ith).map(|(_, t)| t) {
+    let groups = places.chunk_by(|_, next| next.shared > 0);
+    let tasks = groups.flat_map(|group| (0..kv_heads).map(move |j| (group, j)));
+    for (places, j) in tasks.enumerate().filter(|(i, _)| i % share.nth == share.ith).map(|(_, t)| t) {
         for (data, width, d) in [(g.dk, dk * kv_heads, dk), (g.dv, dv * kv_heads, dv)] {
-            for t in 0..place.len {
+            for t in places.iter().flat_map(|p| p.rest..p.end()) {
                 // SAFETY: this task owns this kv head's part of these tokens.
-                unsafe { std::slice::from_raw_parts_mut(data.add((place.start + t) * width + j * d), d).fill(0.0) };
+                unsafe { std::slice::from_raw_parts_mut(data.add(t * width + j * d), d).fill(0.0) };
             }
         }
-        for head in j * group..(j + 1) * group {
-            for from in (0..place.len).step_by(BLOCK) {
+        for (&place, head) in places.iter().flat_map(|p| (j * group..(j + 1) * group).map(move |head| (p, head))) {
+            for from in (place.shared..place.len).step_by(BLOCK) {
                 let block = x.block(scores, place, head, from, (from + BLOCK).min(place.len));
                 // SAFETY: as above.
                 unsafe { block_backward(x, &block, place, head, d_out, g, scratch) };
@@ -386,37 +410,42 @@ unsafe fn block_backward(
     let (rows, keys, n) = (b.rows, b.keys, b.rows * b.keys);
     let (p, rest) = scratch.split_at_mut(n);
     let (dp, s) = rest.split_at_mut(n);
-    let query = place.start + b.first_query;
-    let key = place.start + b.first_key;
+    let query = place.at(b.first_query);
     // SAFETY: rows, keys and gradients of this sequence and head.
     unsafe {
         b.probabilities(p, (b.scores.softcap != 0.0).then_some(&mut s[..n]));
-        let d_o = d_out.add(query * dv * heads + head * dv);
-        let v = x.values(place, b.first_key, head);
-        product([rows, keys, dv], dp.as_mut_ptr(), (1, keys), false, (d_o, 1, dv * heads), (v, x.v.token, 1), 1.0);
-        let d_v = g.dv.add(key * dv * kv_heads + j * dv);
-        product([keys, dv, rows], d_v, (1, dv * kv_heads), true, (p.as_ptr(), keys, 1), (d_o, 1, dv * heads), 1.0);
+        let d_o = (d_out.add(query * dv * heads + head * dv), 1, dv * heads);
+        for (before, key, n) in b.runs {
+            let (dp, v) = (dp[before..].as_mut_ptr(), (x.values(key, head), x.v.token, 1));
+            product([rows, n, dv], dp, (1, keys), false, d_o, v, 1.0);
+            let (d_v, p) = (g.dv.add(key * dv * kv_heads + j * dv), (p[before..].as_ptr(), keys, 1));
+            product([n, dv, rows], d_v, (1, dv * kv_heads), true, p, d_o, 1.0);
+        }
         for i in 0..rows {
             let row = i * keys..(i + 1) * keys;
             let d = dot(&p[row.clone()], &dp[row.clone()]);
             let capped = if b.scores.softcap == 0.0 { &[][..] } else { &s[row.clone()] };
             score_gradient(&mut dp[row.clone()], &p[row], d, capped, b.scores.softcap);
         }
-        let (du, scale) = (dp.as_ptr(), b.scores.scale);
         let d_q = g.dq.add(query * dk * heads + head * dk);
-        product([rows, dk, keys], d_q, (1, dk * heads), false, (du, 1, keys), (b.k, 1, b.k_token), scale);
-        let d_k = g.dk.add(key * dk * kv_heads + j * dk);
-        product([keys, dk, rows], d_k, (1, dk * kv_heads), true, (du, keys, 1), (b.q, 1, b.q_token), scale);
+        let mut add = false;
+        for (before, key, n) in b.runs.into_iter().filter(|run| run.2 > 0) {
+            let (du, k) = (dp[before..].as_ptr(), b.k.wrapping_add(key * b.k_token));
+            product([rows, dk, n], d_q, (1, dk * heads), add, (du, 1, keys), (k, 1, b.k_token), b.scores.scale);
+            let (d_k, q) = (g.dk.add(key * dk * kv_heads + j * dk), (b.q, 1, b.q_token));
+            product([n, dk, rows], d_k, (1, dk * kv_heads), true, (du, keys, 1), q, b.scores.scale);
+            add = true;
+        }
     }
 }
 
 /// # Safety
 /// `data` holds `n_tokens` rows of `width` floats.
 unsafe fn clear_padding(places: &[Place], n_tokens: usize, data: *mut f32, width: usize, share: Share) {
-    let starts = places.iter().skip(1).map(|p| p.start).chain([n_tokens]);
+    let starts = places.iter().skip(1).map(|p| p.rest).chain([n_tokens]);
     for (i, (place, next)) in places.iter().zip(starts).enumerate() {
         if i % share.nth == share.ith {
-            let from = place.start + place.len;
+            let from = place.end();
             // SAFETY: by the caller; padding after a sequence belongs to one thread.
             unsafe { std::slice::from_raw_parts_mut(data.add(from * width), (next - from) * width).fill(0.0) };
         }

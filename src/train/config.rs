@@ -440,7 +440,7 @@ impl TrainConfig {
         if !self.packing {
             return (0..samples.len()).map(|row| vec![row]).collect();
         }
-        let length = |s: &Sample| Layout::padded(s.sequences().map(|s| s.tokens.len()));
+        let length = |s: &Sample| Layout::padded(s.sequences());
         pack(&samples.iter().map(length).collect::<Vec<_>>(), self.max_length)
     }
 

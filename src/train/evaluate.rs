@@ -94,17 +94,18 @@ fn unmeasured(row: usize) -> Error {
     Error::new(Kind::Internal, format!("row {row} has no reference log-probs"))
 }
 
-/// Splits sequences into runs whose padded length stays within `max_tokens`; a longer one goes alone.
+/// Splits sequences into runs whose padded length stays within `max_tokens`; a longer one goes alone. What shares tokens stays
+/// together, as it is in a step.
 fn packs<'a, 'b>(sequences: &'b [&'a Sequence], max_tokens: usize) -> Vec<&'b [&'a Sequence]> {
     let mut packs = Vec::new();
-    let (mut start, mut used) = (0, 0);
-    for (i, sequence) in sequences.iter().enumerate() {
-        let need = Layout::padded([sequence.tokens.len()].into_iter());
+    let (mut start, mut used, mut i) = (0, 0, 0);
+    for group in sequences.chunk_by(|_, next| next.shared > 0) {
+        let need = Layout::padded(group.iter().copied());
         if i > start && used + need > max_tokens {
             packs.push(&sequences[start..i]);
             (start, used) = (i, 0);
         }
-        used += need;
+        (used, i) = (used + need, i + group.len());
     }
     if start < sequences.len() {
         packs.push(&sequences[start..]);

@@ -239,7 +239,7 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         for batch in rows.chunks(size) {
             let (mut start, mut used) = (0, 0);
             for (i, &row) in batch.iter().enumerate() {
-                let need = Layout::padded(self.data.samples[row].sequences().map(|s| s.tokens.len()));
+                let need = Layout::padded(self.data.samples[row].sequences());
                 if i > start && used + need > self.config.micro_batch_tokens {
                     batches.push(&batch[start..i]);
                     (start, used) = (i, 0);

@@ -36,7 +36,7 @@ fn compare(tiny: &Tiny, weights: Type) {
     for ((sequence, span), found) in sequences.iter().zip(layout.spans()).zip(found) {
         // Every token but the first is predicted from the one before.
         let n = sequence.tokens.len() - 1;
-        let wanted: Vec<_> = (0..n).flat_map(|i| logits.row([0, span.start + i, 0, 0]).to_vec()).collect();
+        let wanted: Vec<_> = (0..n).flat_map(|i| logits.row([0, span.place(i), 0, 0]).to_vec()).collect();
         let wanted = Array::new([model.n_vocab(), n, 1, 1], wanted);
         let error = wanted.distance(&found);
         assert!(error <= ENGINE, "engine: {error:e}");

@@ -1,13 +1,13 @@
-//! Attention as a softmax per sequence, and its gradient (specs: vjp 7.2).
+//! Attention as a softmax per sequence (or per pair that shares its prompt), and its gradient (specs: vjp 7.2).
 
-use crate::engine::inputs::mask_key;
+use crate::engine::inputs::{group_key, mask_key};
 use crate::engine::lower::Lowering;
 use crate::error::Result;
 use crate::ir::{Unary, Value, ValueId};
 use crate::runtime::Tensor;
 use quant::Type;
 
-/// What forward and backward share of one sequence: q \[dk, T, H\], k \[dk, T, Hk\], v \[dv, T, Hk\], all contiguous.
+/// What forward and backward share of one group of sequences: q \[dk, T, H\], k \[dk, T, Hk\], v \[dv, T, Hk\], all contiguous.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine) struct Scores {
     q: Tensor,
@@ -75,7 +75,7 @@ impl Lowering<'_, '_> {
         self.joined(flat, 0)
     }
 
-    /// The probabilities of every sequence, formed once for forward and backward.
+    /// The probabilities of every group, formed once for forward and backward.
     fn sequence_scores(&mut self, id: ValueId, value: &Value, sinks_at: usize) -> Result<Vec<Scores>> {
         let key = [value.src(0), value.src(1), value.src(2)];
         if let Some(found) = self.scores.get(&key) {
@@ -86,8 +86,8 @@ impl Lowering<'_, '_> {
         let sinks = value.sources().get(sinks_at).copied().flatten().map(|s| self.tensor(s)).transpose()?;
         let [q, k, v] = [self.tensor(key[0])?, self.tensor(key[1])?, self.tensor(key[2])?];
         let layout = self.inputs.layout.clone();
-        let mut list = Vec::with_capacity(layout.spans().len());
-        for ((start, len), span) in layout.extents().zip(layout.spans()) {
+        let mut list = Vec::new();
+        for ((start, len), group) in layout.extents().zip(layout.groups()) {
             let [q, k, v] =
                 [self.along(q, 1, start, len)?, self.along(k, 1, start, len)?, self.along(v, 1, start, len)?];
             let (mut x, mut capped) = (self.product(k, q)?, None);
@@ -97,7 +97,7 @@ impl Lowering<'_, '_> {
                 capped = Some(t);
                 x = self.affine(t, cap, 0.0)?;
             }
-            let region = self.inputs.masks.get(&(mask_key(rule), span.len, len)).copied();
+            let region = self.inputs.masks.get(&(mask_key(rule), group_key(group, len))).copied();
             let region = region.ok_or_else(|| self.refuse(id, "no mask was placed"))?;
             let mask = self.builder.leaf(Type::F32, [len as i64, len as i64, 1, 1], region)?;
             let mut params = [0; 16];

@@ -1,7 +1,7 @@
 //! Attention and its backward as graph ops.
 
 use super::with_scratch;
-use crate::engine::Layout;
+use crate::engine::{Layout, Span};
 use crate::error::{Error, Kind, Result};
 use crate::ir::MaskRule;
 use crate::kernel::attention::{backward, forward, scratch_floats, Gradients, Heads, Operands, Place, Scores, Sizes};
@@ -33,7 +33,7 @@ impl AttentionSpec {
     }
 
     fn places(&self) -> Vec<Place> {
-        self.layout.spans().iter().map(|s| Place { start: s.start, len: s.len }).collect()
+        self.layout.spans().iter().map(place).collect()
     }
 
     fn scratch(&self) -> usize {
@@ -53,6 +53,11 @@ impl AttentionSpec {
         let sizes = Sizes { dk: q.ne[0], dv: v.ne[0], heads: q.ne[2], kv_heads: k.ne[2] };
         Ok(Operands { q: heads(q)?, k: heads(k)?, v: heads(v)?, sinks, sizes })
     }
+}
+
+fn place(span: &Span) -> Place {
+    let Span { start, len, shared, rest } = *span;
+    Place { start, len, shared, rest }
 }
 
 fn heads(x: Operand) -> Result<Heads> {

@@ -6,7 +6,7 @@ use crate::random::Random;
 use crate::tiny::Tiny;
 use llama_align::adapter::{Factor, Lora};
 use llama_align::autodiff::differentiate;
-use llama_align::data::Sequence;
+use llama_align::data::{Sample, Sequence};
 use llama_align::engine::{adapt, Adapted, Delta, Engine, Form, Layout, Plan};
 use llama_align::ir::{Leaf, ValueId};
 use llama_align::trace::{trace, Trace};
@@ -54,18 +54,46 @@ impl Case {
 
     /// With other sequences, and a trace that was changed.
     pub(crate) fn with(tiny: &Tiny, weights: Type, lengths: &[Lengths], change: impl Fn(&mut Trace)) -> Self {
+        Self::of(tiny, weights, change, |random, n_vocab| {
+            let sequence = |&(n, prompt_len): &Lengths| {
+                let tokens = (0..n).map(|_| random.below(n_vocab) as i32).collect();
+                Sequence::new(tokens, prompt_len)
+            };
+            lengths.iter().map(sequence).collect()
+        })
+    }
+
+    /// A pair whose answers read one prompt of 70 tokens, longer than every window, between two other sequences.
+    pub(crate) fn pair(tiny: &Tiny, weights: Type) -> Self {
+        Self::of(
+            tiny,
+            weights,
+            |_| {},
+            |random, n_vocab| {
+                let mut drawn = |n: usize| (0..n).map(|_| random.below(n_vocab) as i32).collect::<Vec<_>>();
+                let (prompt, answers, others) = (drawn(70), [drawn(40), drawn(9)], [drawn(9), drawn(20)]);
+                let [chosen, rejected] = answers.map(|answer| Sequence::new([prompt.clone(), answer].concat(), 70));
+                let [before, behind] = others.map(|tokens| Sequence::new(tokens, 3));
+                let pair = Sample::pair(1, chosen, rejected);
+                std::iter::once(before).chain(pair.sequences().cloned()).chain([behind]).collect()
+            },
+        )
+    }
+
+    fn of(
+        tiny: &Tiny,
+        weights: Type,
+        change: impl Fn(&mut Trace),
+        draw: impl FnOnce(&mut Random, usize) -> Vec<Sequence>,
+    ) -> Self {
         let opened = open(tiny, weights).unwrap();
         let mut trace = trace(&opened.model).unwrap();
         change(&mut trace);
         let trace = Arc::new(trace);
         let n_vocab = opened.model.n_vocab();
         let mut random = Random::of(&tiny.name());
-        let sequence = |&(n, prompt_len): &Lengths| {
-            let tokens = (0..n).map(|_| random.below(n_vocab) as i32).collect();
-            Sequence::new(tokens, prompt_len)
-        };
-        let sequences: Vec<_> = lengths.iter().map(sequence).collect();
-        let layout = Layout::new(sequences.iter().map(|s| s.tokens.as_slice())).unwrap();
+        let sequences = draw(&mut random, n_vocab);
+        let layout = Layout::of(&sequences.iter().collect::<Vec<_>>()).unwrap();
         let scored = |s: &Sequence| s.tokens.len() - s.prompt_len;
         let weights: Vec<_> = sequences.iter().map(|s| random.vector(scored(s), 1.0)).collect();
         let targets = oracle::targets(&layout, &sequences, &weights);
@@ -138,7 +166,7 @@ impl Case {
     }
 
     fn real(&self) -> impl Iterator<Item = usize> + '_ {
-        self.layout.spans().iter().flat_map(|s| s.start..s.start + s.len)
+        self.layout.spans().iter().flat_map(|s| s.rest..s.end())
     }
 }
 

@@ -12,6 +12,7 @@ use crate::oracle::{self, Array, Oracle};
 use crate::tiny::{find, Tiny};
 use case::{Backward, Case};
 use differences::Loss;
+use llama_align::data::Sequence;
 use llama_align::engine::{adapt, Engine, Form, Plan};
 use llama_align::ir::{Op, ValueId, ValueKind};
 use llama_align::trace::Trace;
@@ -136,6 +137,35 @@ fn of_batches_at_the_edges() {
             holds(&Case::with(&find(name), Type::F32, &lengths, |_| {}));
         },
     );
+}
+
+/// The answers of a pair read one prompt: gradients against the oracle on that layout, and both against the same rows
+/// computed apart.
+#[test]
+fn of_a_pair_that_shares_its_prompt() {
+    let check = |tiny: &Tiny| {
+        let case = Case::pair(tiny, Type::F32);
+        assert_eq!((case.layout.n_tokens(), case.layout.spans()[2].shared), (64 + 128 + 64, 70));
+        engine_alone(&case, 2);
+        let run = |sequences: &[&Sequence], form| {
+            let mut engine = case.engine_in(form, 1);
+            let log_probs = engine.forward(sequences).unwrap().concat();
+            engine.backward(&case.weights).unwrap();
+            (log_probs, engine.trainable().into_iter().map(|i| engine.gradient(i).to_vec()).collect::<Vec<_>>())
+        };
+        let apart: Vec<_> = case.sequences.iter().map(|s| Sequence { shared: 0, ..s.clone() }).collect();
+        let wide = |x: &[f32]| Array::new([x.len(), 1, 1, 1], x.iter().map(|&x| f64::from(x)).collect());
+        for form in [Form::Training, Form::TrainingOps] {
+            let (shared, apart) = (run(&case.batch(), form), run(&apart.iter().collect::<Vec<_>>(), form));
+            let error = wide(&apart.0).distance(&shared.0);
+            assert!(error <= ENGINE, "{form:?}: log-probs {error:e}");
+            for (a, s) in apart.1.iter().zip(&shared.1) {
+                let error = wide(a).distance(s);
+                assert!(error <= ENGINE, "{form:?}: a gradient {error:e}");
+            }
+        }
+    };
+    each(&dense(), Tiny::name, check);
 }
 
 /// Work is shared out among threads, one model after another because threads that wait keep a core busy.

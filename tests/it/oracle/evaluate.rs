@@ -140,15 +140,14 @@ impl<'a> Oracle<'a> {
 
     /// \[keys, queries\], open within a sequence by the rule; padding sees itself.
     fn mask(&self, rule: MaskRule) -> Array {
-        let place = |t: usize| self.layout.spans().iter().position(|s| (s.start..s.start + s.len).contains(&t));
-        let places: Vec<_> = (0..self.layout.n_tokens()).map(place).collect();
-        Array::build([places.len(), places.len(), 1, 1], |[key, query, ..]| match (places[key], places[query]) {
-            (Some(a), Some(b)) if a == b => {
-                let start = self.layout.spans()[a].start;
-                f64::from(rule.entry(query - start, key - start))
+        let n = self.layout.n_tokens();
+        let mut entries = vec![f64::NEG_INFINITY; n * n];
+        (0..n).for_each(|i| entries[i * n + i] = 0.0);
+        for span in self.layout.spans() {
+            for (query, key) in (span.shared..span.len).flat_map(|q| (0..span.len).map(move |k| (q, k))) {
+                entries[span.place(query) * n + span.place(key)] = f64::from(rule.entry(query, key));
             }
-            (None, None) if key == query => 0.0,
-            _ => f64::NEG_INFINITY,
-        })
+        }
+        Array::new([n, n, 1, 1], entries)
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn targets(layout: &Layout, sequences: &[Sequence], weights: &[Vec<f3
     for ((sequence, span), weights) in sequences.iter().zip(layout.spans()).zip(weights) {
         let scored = (sequence.prompt_len..sequence.tokens.len()).zip(weights);
         all.extend(scored.map(|(i, &weight)| Target {
-            place: span.start + i - 1,
+            place: span.place(i - 1),
             token: sequence.tokens[i] as usize,
             weight: f64::from(weight),
         }));

@@ -2,16 +2,30 @@
 
 use super::holds;
 use crate::small::{floats, Small};
+use llama_align::data::Sequence;
 use llama_align::engine::Layout;
 use llama_align::ir::{MaskRule, Op, Span, Sym, ValueId};
 
 /// Queries' heads, keys' heads, length of a key, of a value. Six heads are no power of two: ALiBi then has two bases.
 const SHAPES: [[i64; 4]; 3] = [[6, 2, 8, 8], [4, 4, 6, 10], [3, 1, 8, 4]];
 
+/// Longer than a block of 64 queries, and shorter than the window; padding after both.
+fn apart() -> Layout {
+    Layout::new([[1; 67].as_slice(), &[1; 5]]).unwrap()
+}
+
+/// Two answers of a pair to one prompt, the first longer than a block of 64 queries; before and behind them others.
+fn branched() -> Layout {
+    let sequence = |n: usize, shared: usize| Sequence { shared, ..Sequence::new(vec![1; n], 1) };
+    let sequences = [sequence(5, 0), sequence(71, 0), sequence(40, 23), sequence(9, 0)];
+    let layout = Layout::of(&sequences.iter().collect::<Vec<_>>()).unwrap();
+    assert_eq!((layout.n_tokens(), layout.spans()[2].shared), (64 + 128 + 64, 23));
+    layout
+}
+
 /// Where masks, slopes, caps and sinks meet.
-fn check(span: Span, [heads, kv_heads, dk, dv]: [i64; 4], alibi: bool, softcap: f32, has_sinks: bool) {
-    // Longer than a block of 64 queries, and shorter than the window; padding after both.
-    let mut s = Small::new(Layout::new([[1; 67].as_slice(), &[1; 5]]).unwrap());
+fn check(layout: Layout, span: Span, [heads, kv_heads, dk, dv]: [i64; 4], alibi: bool, softcap: f32, has_sinks: bool) {
+    let mut s = Small::new(layout);
     let (t, one) = (Sym::per_token(1), Sym::fixed(1));
     let projected = |s: &mut Small, d: i64, heads: i64, name: &str| {
         let x = s.random([Sym::fixed(d), Sym::fixed(heads), t, one], name);
@@ -37,7 +51,7 @@ fn check(span: Span, [heads, kv_heads, dk, dv]: [i64; 4], alibi: bool, softcap: 
 /// Zeros at the places that pad: what attention leaves there is nobody's business.
 fn real_tokens(s: &mut Small, x: ValueId, ne: [Sym; 4]) -> ValueId {
     let spans = s.layout.spans().to_vec();
-    let is_real = |t: usize| spans.iter().any(|span| (span.start..span.start + span.len).contains(&t));
+    let is_real = |t: usize| spans.iter().any(|span| (span.start..span.end()).contains(&t));
     let ones = (0..s.layout.n_tokens()).map(|t| if is_real(t) { 1.0 } else { 0.0 }).collect();
     let (t, one) = (Sym::per_token(1), Sym::fixed(1));
     let chosen = s.leaf(llama_align::ir::Leaf::Input, [one, one, t, one], ones);
@@ -48,7 +62,8 @@ fn real_tokens(s: &mut Small, x: ValueId, ne: [Sym; 4]) -> ValueId {
 fn with_every_mask() {
     for span in [Span::Causal, Span::Window(9), Span::Window(64), Span::Chunk(16), Span::Symmetric(5), Span::Full] {
         for alibi in [false, true] {
-            check(span, SHAPES[0], alibi, 0.0, false);
+            check(apart(), span, SHAPES[0], alibi, 0.0, false);
+            check(branched(), span, SHAPES[0], alibi, 0.0, false);
         }
     }
 }
@@ -59,7 +74,8 @@ fn with_every_sharing_of_heads_caps_and_sinks() {
         for (softcap, has_sinks, alibi) in
             [(0.0, true, false), (0.8, false, false), (0.8, true, true), (0.8, false, true)]
         {
-            check(Span::Window(20), shape, alibi, softcap, has_sinks);
+            check(apart(), Span::Window(20), shape, alibi, softcap, has_sinks);
+            check(branched(), Span::Window(20), shape, alibi, softcap, has_sinks);
         }
     }
 }
