@@ -28,6 +28,11 @@ static void train(const std::string & model_path, const std::string & adapter_pa
     }
     adapter.save(adapter_path);
 
+    // A checkpoint, and a trainer that stands where it does.
+    trainer.save(adapter_path + ".run");
+    const llama_align::trainer again(llama_align::adapter(model), rows, config, adapter_path + ".run");
+    std::printf("taken up after step %d\n", static_cast<int>(again.report().step));
+
     const auto loaded = llama_align::adapter::load(model, adapter_path);
     const auto measured = llama_align::evaluate(rows, &loaded);
     std::printf("%zu bytes, %d rows, nll %.4f\n", loaded.bytes().size(), static_cast<int>(measured.n_rows), measured.nll);

@@ -64,6 +64,8 @@ typedef struct llama_align_api {
     llama_align_status (*adapter_extract)(const struct llama_align_model *model, const char *tuned_path, const struct llama_align_limit_params *params, uint64_t seed, struct llama_align_kept *kept, struct llama_align_adapter **out, struct llama_align_error *err);
     llama_align_status (*trainer_params_init)(struct llama_align_trainer_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*trainer_new)(struct llama_align_adapter *adapter, const struct llama_align_dataset *dataset, const struct llama_align_trainer_params *params, struct llama_align_trainer **out, struct llama_align_error *err);
+    llama_align_status (*trainer_resume)(struct llama_align_adapter *adapter, const struct llama_align_dataset *dataset, const struct llama_align_trainer_params *params, const char *path, uint32_t flags, struct llama_align_trainer **out, struct llama_align_error *err);
+    llama_align_status (*trainer_save)(struct llama_align_trainer *trainer, const char *path, struct llama_align_error *err);
     llama_align_status (*trainer_step)(struct llama_align_trainer *trainer, struct llama_align_progress *out, struct llama_align_error *err);
     llama_align_status (*trainer_run)(struct llama_align_trainer *trainer, llama_align_progress_fn callback, void *user_data, struct llama_align_error *err);
     llama_align_status (*trainer_run_for)(struct llama_align_trainer *trainer, uint64_t max_ms, llama_align_progress_fn callback, void *user_data, struct llama_align_error *err);
@@ -127,6 +129,8 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(adapter_extract)
     LLAMA_ALIGN_API_FIND(trainer_params_init)
     LLAMA_ALIGN_API_FIND(trainer_new)
+    LLAMA_ALIGN_API_FIND(trainer_resume)
+    LLAMA_ALIGN_API_FIND(trainer_save)
     LLAMA_ALIGN_API_FIND(trainer_step)
     LLAMA_ALIGN_API_FIND(trainer_run)
     LLAMA_ALIGN_API_FIND(trainer_run_for)

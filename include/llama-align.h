@@ -185,6 +185,60 @@
 // Half a cosine to 0 after the warm-up.
 #define LLAMA_ALIGN_SCHEDULE_COSINE 2
 
+// Half a cosine to min_lr after the warm-up.
+#define LLAMA_ALIGN_SCHEDULE_COSINE_WITH_MIN_LR 3
+
+// AdamW.
+#define LLAMA_ALIGN_OPTIM_ADAMW 0
+
+// SGD with momentum.
+#define LLAMA_ALIGN_OPTIM_SGD 1
+
+// DPO's own loss on pairs.
+#define LLAMA_ALIGN_LOSS_SIGMOID 0
+
+// DPO with labels that are wrong at times.
+#define LLAMA_ALIGN_LOSS_CDPO 1
+
+// The same without its bias.
+#define LLAMA_ALIGN_LOSS_ROBUST 2
+
+// SLiC's hinge.
+#define LLAMA_ALIGN_LOSS_HINGE 3
+
+// IPO.
+#define LLAMA_ALIGN_LOSS_IPO 4
+
+// DPO on log-ratios per token.
+#define LLAMA_ALIGN_LOSS_SIGMOID_NORM 5
+
+// APO-zero.
+#define LLAMA_ALIGN_LOSS_APO_ZERO 6
+
+// APO-down.
+#define LLAMA_ALIGN_LOSS_APO_DOWN 7
+
+// SimPO, without a reference.
+#define LLAMA_ALIGN_LOSS_SIMPO 8
+
+// CPO, without a reference.
+#define LLAMA_ALIGN_LOSS_CPO 9
+
+// ORPO, without a reference.
+#define LLAMA_ALIGN_LOSS_ORPO 10
+
+// BCO on pairs.
+#define LLAMA_ALIGN_LOSS_BCO_PAIR 11
+
+// NCA on pairs.
+#define LLAMA_ALIGN_LOSS_NCA_PAIR 12
+
+// SPPO with hard labels.
+#define LLAMA_ALIGN_LOSS_SPPO_HARD 13
+
+// Go on although threads, kind of CPU, precision or the library's version are not the run's: with other bits.
+#define LLAMA_ALIGN_RESUME_INEXACT 1
+
 // An existing output is replaced.
 #define LLAMA_ALIGN_MERGE_OVERWRITE 1
 
@@ -413,26 +467,46 @@ typedef struct llama_align_trainer_params {
     uint32_t grad_accum;
     // Tokens of one forward at most, 1 to 1048576; a row that is longer goes alone. Default 1024.
     uint32_t micro_batch_tokens;
+    // LLAMA_ALIGN_LOSS_*: the loss on pairs of method DPO. Default SIGMOID.
+    uint32_t loss;
+    // LLAMA_ALIGN_OPTIM_*. Default ADAMW.
+    uint32_t optim;
     // Optimizer steps; 0 means by epochs. Default 0.
     uint64_t max_steps;
     // Seed of the order. Default 0.
     uint64_t seed;
+    // Steps that the rate rises over; 0, the default, means by warmup_ratio.
+    uint64_t warmup_steps;
     // Passes over the data. Default 1.
     double epochs;
     // Peak rate, up to 10; 0, the default, is the method's: 3e-4 for DPO, 2e-4 for SFT and KTO.
     double learning_rate;
     // Share of the steps that the rate rises over, [0, 1]. Default 0.1.
     double warmup_ratio;
-    // Strength of the pull to the reference. Default 0.1.
+    // Rate that COSINE_WITH_MIN_LR ends at; 0, the default, is a tenth of the peak.
+    double min_lr;
+    // Rate of the factors B over that of A (LoRA+). Default 1.
+    double loraplus_lr_ratio;
+    // Strength of the pull to the reference; 0, the default, is the loss's own: 0.1, for SimPO 2.
     double beta;
+    // Share of labels that CDPO and ROBUST take to be wrong. Default 0.1.
+    double label_smoothing;
+    // How much better SIMPO wants the chosen answer. Default 1.
+    double simpo_gamma;
+    // Weight of CPO's likelihood term. Default 1.
+    double cpo_alpha;
+    // Weight of the chosen answer's likelihood per token, added to any loss on pairs. Default 0.
+    double sft_weight;
     // KTO's weight of good answers. Default 1.
     double desirable_weight;
     // KTO's weight of bad answers. Default 1.
     double undesirable_weight;
     // Global norm that gradients are cut to; 0 means none. Default 1.
     double max_grad_norm;
-    // Decoupled weight decay. Default 0.
+    // Weight decay, beside the gradient (ADAMW) or in it (SGD). Default 0.
     double weight_decay;
+    // Momentum of SGD. Default 0.9.
+    double sgd_momentum;
     // AdamW's decay of the first moment. Default 0.9.
     double adam_beta1;
     // AdamW's decay of the second moment. Default 0.999.
@@ -904,6 +978,30 @@ llama_align_status llama_align_trainer_new(struct llama_align_adapter *adapter,
                                            const struct llama_align_trainer_params *params,
                                            struct llama_align_trainer **out,
                                            struct llama_align_error *err);
+
+// Makes a trainer that stands where a checkpoint does, one of llama_align_trainer_save() or of the program's runs: its further
+// steps have the bits of a run that never stopped. `adapter`: moved, as by llama_align_trainer_new(); it must have the
+// checkpoint's weights, ranks and alpha, and gets its factors. `dataset`: shared; the run's rows. `params` (borrowed): NULL for
+// the defaults; the run's. `path` (borrowed): not NULL. `flags`: 0 or LLAMA_ALIGN_RESUME_INEXACT. `out` (owned): not NULL; NULL is
+// written on failure. Errors: as llama_align_trainer_new(), MISSING, IO, FORMAT (no checkpoint, or a damaged one), MISMATCH
+// (another run's). Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_trainer_resume(struct llama_align_adapter *adapter,
+                                              const struct llama_align_dataset *dataset,
+                                              const struct llama_align_trainer_params *params,
+                                              const char *path,
+                                              uint32_t flags,
+                                              struct llama_align_trainer **out,
+                                              struct llama_align_error *err);
+
+// Writes a checkpoint: all that the steps to come depend on, with fingerprints of model and rows (a host's model whose file is not
+// known has none). The file is complete under its name, or what was there before stays.
+// `path` (borrowed): not NULL. Errors: ARGUMENT (also where no step was made), MISSING (the directory), IO, BUSY (a call trains,
+// or this is its callback), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_trainer_save(struct llama_align_trainer *trainer,
+                                            const char *path,
+                                            struct llama_align_error *err);
 
 // Makes one optimizer step; the first one of DPO and KTO measures the reference before. `out` (borrowed): NULL, or
 // struct_size set; gets what llama_align_trainer_report() would. Returns MORE if steps are left, OK if the run is complete (a

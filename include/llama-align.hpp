@@ -373,6 +373,20 @@ public:
         handle_.reset(out);
     }
 
+    // A trainer that stands where a checkpoint does.
+    trainer(const adapter & moved, const dataset & rows, const llama_align_trainer_params & params,
+            const std::string & checkpoint, std::uint32_t flags = 0) {
+        llama_align_trainer * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_trainer_resume(moved.get(), rows.get(), &params, checkpoint.c_str(), flags, &out, err);
+        });
+        handle_.reset(out);
+    }
+
+    void save(const std::string & checkpoint) {
+        detail::check([&](llama_align_error * err) { return llama_align_trainer_save(get(), checkpoint.c_str(), err); });
+    }
+
     // LLAMA_ALIGN_OK, _MORE or _CANCELLED, as for all that train.
     llama_align_status step() {
         return detail::check([&](llama_align_error * err) { return llama_align_trainer_step(get(), nullptr, err); });

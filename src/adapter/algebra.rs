@@ -43,15 +43,6 @@ pub struct Kept {
 }
 
 impl Lora {
-    /// What B·A of a factor is multiplied by: alpha / r, or 1 where alpha is 0, as in llama.cpp.
-    pub fn strength(&self, factor: &Factor) -> f32 {
-        if self.alpha == 0.0 {
-            1.0
-        } else {
-            self.alpha / factor.rank as f32
-        }
-    }
-
     /// Factors that are not multiplied by anything: alpha equals the rank, or is 0 where ranks differ.
     pub(crate) fn plain(factors: Vec<Factor>) -> Self {
         let rank = factors.first().map_or(0, |f| f.rank);
@@ -84,7 +75,7 @@ impl Lora {
         let (mut factors, mut kept) = (Vec::new(), Vec::new());
         for factor in &self.factors {
             let near = || {
-                let all = LowRank::of_product(factor, self.strength(factor))?;
+                let all = LowRank::of_product(factor, self.scale(factor))?;
                 let norm = all.norm();
                 all.factor(&factor.weight, limit, norm)
             };
@@ -102,7 +93,7 @@ fn concatenated(name: &str, terms: &[(&Lora, f32)]) -> Result<Factor> {
         .iter()
         .filter_map(|(lora, scale)| {
             let factor = lora.factors.iter().find(|f| f.weight == name)?;
-            Some((factor, scale * lora.strength(factor)))
+            Some((factor, scale * lora.scale(factor)))
         })
         .collect();
     let Some(&(first, _)) = parts.first() else { return Err(Error::new(Kind::Internal, "a weight of no adapter")) };
@@ -122,5 +113,5 @@ fn concatenated(name: &str, terms: &[(&Lora, f32)]) -> Result<Factor> {
     if b.iter().any(|x| !x.is_finite()) {
         return Err(Error::new(Kind::Numeric, format!("weight {name}: scaled, its factor is no finite number")));
     }
-    Ok(Factor { weight: name.to_owned(), rank, n_in, n_out, a, b })
+    Ok(Factor { weight: name.to_owned(), rank, n_in, n_out, a, b, alpha: None })
 }

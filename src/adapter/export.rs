@@ -1,9 +1,10 @@
 //! An adapter file that unmodified llama.cpp loads (specs: ecosystem B2).
 
-use super::Lora;
+use super::{Factor, Lora};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{base_hash, validate_adapter, File, Value, Writer};
 use quant::Type;
+use std::borrow::Cow;
 use std::path::Path;
 
 /// Where an adapter comes from.
@@ -95,7 +96,19 @@ fn writer(lora: &Lora, lineage: &Lineage) -> Result<Writer> {
         let (n_in, n_out, rank) = (factor.n_in as u64, factor.n_out as u64, factor.rank as u64);
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         writer.tensor(&format!("{}.lora_a", factor.weight), Type::F32, &[n_in, rank], bytes(&factor.a))?;
-        writer.tensor(&format!("{}.lora_b", factor.weight), Type::F32, &[rank, n_out], bytes(&factor.b))?;
+        writer.tensor(&format!("{}.lora_b", factor.weight), Type::F32, &[rank, n_out], bytes(&b(lora, factor)))?;
     }
     Ok(writer)
+}
+
+/// B as the file's one alpha wants it: a factor with an alpha of its own is scaled.
+fn b<'a>(lora: &Lora, factor: &'a Factor) -> Cow<'a, [f32]> {
+    let adapters = if lora.alpha == 0.0 { 1.0 } else { f64::from(lora.alpha) / factor.rank as f64 };
+    match factor.alpha {
+        None => Cow::Borrowed(&factor.b),
+        Some(_) => {
+            let ratio = f64::from(lora.scale(factor)) / adapters;
+            factor.b.iter().map(|&b| (f64::from(b) * ratio) as f32).collect()
+        }
+    }
 }

@@ -27,7 +27,7 @@ pub fn import(file: &File) -> Result<Lora> {
             let a = values(format!("{}.lora_a", pair.weight))?;
             let b = values(format!("{}.lora_b", pair.weight))?;
             let (rank, n_in, n_out) = (pair.rank as usize, pair.n_in as usize, pair.n_out as usize);
-            Ok(Factor { weight: pair.weight.clone(), rank, n_in, n_out, a, b })
+            Ok(Factor { weight: pair.weight.clone(), rank, n_in, n_out, a, b, alpha: None })
         })
         .collect::<Result<_>>()?;
     Ok(Lora { alpha: info.alpha, factors })
@@ -56,5 +56,10 @@ mod tests {
         }
         assert_eq!(import(&File::open(&paths[0]).unwrap()).unwrap(), lora);
         assert_eq!(std::fs::read(&paths[0]).unwrap(), std::fs::read(&paths[1]).unwrap());
+        // An alpha of its own is folded into B, for the file has one alpha: 1.5 · 4/8.
+        lora.factors[0].alpha = Some(4.0);
+        export(&lora, &lineage, &paths[1]).unwrap();
+        let folded = import(&File::open(&paths[1]).unwrap()).unwrap();
+        assert_eq!((folded.alpha, folded.factors[0].alpha, folded.factors[0].b[5]), (8.0, None, 0.75));
     }
 }

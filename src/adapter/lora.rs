@@ -1,10 +1,8 @@
 //! LoRA (Hu et al. 2021, arXiv 2106.09685): W + (alpha/r)·B·A with A \[n_in, r\], B \[r, n_out\].
 
-use crate::error::{Error, Kind, Result};
 use crate::trace::Trace;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeSet;
 
 /// A weight that can be adapted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +39,8 @@ pub struct Factor {
     pub a: Vec<f32>,
     /// B \[r, n_out\].
     pub b: Vec<f32>,
+    /// Its own alpha, where it is not the adapter's.
+    pub alpha: Option<f32>,
 }
 
 /// Factors for some of a model's weights.
@@ -53,22 +53,32 @@ pub struct Lora {
 }
 
 impl Lora {
+    /// What B·A is multiplied by: alpha / r, or 1 for an alpha of 0, as in llama.cpp.
+    pub fn scale(&self, factor: &Factor) -> f32 {
+        match factor.alpha.unwrap_or(self.alpha) {
+            0.0 => 1.0,
+            alpha => alpha / factor.rank as f32,
+        }
+    }
+
     /// Fresh factors as PEFT makes them: A uniform in ±1/√n_in, B zero. Each A has a stream of its own, keyed by the seed
     /// and its weight's name, so equal shapes differ and a subset of targets starts the same.
     pub fn init(linears: &[Linear], rank: usize, alpha: f32, seed: u64) -> Self {
-        let factors = linears
-            .iter()
-            .map(|linear| {
-                let mut rng = stream(seed, "lora_a", &linear.name);
-                let bound = 1.0 / (linear.n_in as f32).sqrt();
-                // 24 random bits make every step of the unit interval representable.
-                let mut uniform = || (rng.next_u32() >> 8) as f32 / (1u32 << 23) as f32 - 1.0;
-                let a = (0..linear.n_in * rank).map(|_| bound * uniform()).collect();
-                let (weight, n_in, n_out) = (linear.name.clone(), linear.n_in, linear.n_out);
-                Factor { weight, rank, n_in, n_out, a, b: vec![0.0; n_out * rank] }
-            })
-            .collect();
+        let factors = linears.iter().map(|linear| Factor::init(linear, rank, seed)).collect();
         Self { alpha, factors }
+    }
+}
+
+impl Factor {
+    /// A fresh pair.
+    pub(super) fn init(linear: &Linear, rank: usize, seed: u64) -> Self {
+        let mut rng = stream(seed, "lora_a", &linear.name);
+        let bound = 1.0 / (linear.n_in as f32).sqrt();
+        // 24 random bits make every step of the unit interval representable.
+        let mut uniform = || (rng.next_u32() >> 8) as f32 / (1u32 << 23) as f32 - 1.0;
+        let a = (0..linear.n_in * rank).map(|_| bound * uniform()).collect();
+        let (weight, n_in, n_out) = (linear.name.clone(), linear.n_in, linear.n_out);
+        Self { weight, rank, n_in, n_out, a, b: vec![0.0; n_out * rank], alpha: None }
     }
 }
 
@@ -80,43 +90,6 @@ fn stream(seed: u64, purpose: &str, name: &str) -> ChaCha8Rng {
     hasher.update(&[0]);
     hasher.update(name.as_bytes());
     ChaCha8Rng::from_seed(*hasher.finalize().as_bytes())
-}
-
-/// PEFT's module names and the GGUF's.
-const PEFT_NAMES: [(&str, &str); 8] = [
-    ("q_proj", "attn_q"),
-    ("k_proj", "attn_k"),
-    ("v_proj", "attn_v"),
-    ("o_proj", "attn_output"),
-    ("qkv_proj", "attn_qkv"),
-    ("gate_proj", "ffn_gate"),
-    ("up_proj", "ffn_up"),
-    ("down_proj", "ffn_down"),
-];
-
-/// The weights that a list of targets means: `all-linear`, or module names separated by commas, GGUF's or PEFT's.
-pub fn resolve_targets(targets: &str, available: &[Linear]) -> Result<Vec<Linear>> {
-    let module =
-        |name: &str| name.splitn(3, '.').nth(2).and_then(|m| m.strip_suffix(".weight")).unwrap_or(name).to_owned();
-    if targets.trim() == "all-linear" {
-        return Ok(available.to_vec());
-    }
-    let known: BTreeSet<String> = available.iter().map(|l| module(&l.name)).collect();
-    let mut wanted = BTreeSet::new();
-    for target in targets.split(',').map(str::trim).filter(|t| !t.is_empty()) {
-        let name = PEFT_NAMES.iter().find(|(peft, _)| *peft == target).map_or(target, |(_, gguf)| gguf);
-        if !known.contains(name) {
-            let list: Vec<_> = known.into_iter().collect();
-            let message =
-                format!("--lora-targets {target}: the model has no such linear weights; it has {}", list.join(", "));
-            return Err(Error::new(Kind::Argument, message));
-        }
-        wanted.insert(name.to_owned());
-    }
-    if wanted.is_empty() {
-        return Err(Error::new(Kind::Argument, "--lora-targets is empty"));
-    }
-    Ok(available.iter().filter(|l| wanted.contains(&module(&l.name))).cloned().collect())
 }
 
 #[cfg(test)]
@@ -137,16 +110,5 @@ mod tests {
         assert!(lora.factors.iter().all(|f| f.a.iter().all(|a| a.abs() <= 0.125) && f.b.iter().all(|&b| b == 0.0)));
         let mean = lora.factors[0].a.iter().sum::<f32>() / 256.0;
         assert!(mean.abs() < 0.02, "{mean}");
-    }
-
-    #[test]
-    fn targets_are_named_as_in_gguf_or_peft() {
-        let names = |t: &str| resolve_targets(t, &linears()).map(|l| l.len());
-        assert_eq!(
-            (names("all-linear").unwrap(), names("q_proj").unwrap(), names("attn_q, up_proj").unwrap()),
-            (3, 2, 3)
-        );
-        assert!(names("v_proj").unwrap_err().to_string().contains("attn_q, ffn_up"));
-        assert!(names(" ,").is_err());
     }
 }

@@ -89,7 +89,7 @@ impl LowRank {
         }
         finite(a.iter().chain(&b))?;
         let kept = Kept { weight: weight.to_owned(), rank, energy, norm };
-        Ok((Factor { weight: weight.to_owned(), rank, n_in, n_out, a, b }, kept))
+        Ok((Factor { weight: weight.to_owned(), rank, n_in, n_out, a, b, alpha: None }, kept))
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
         let (a, b) =
             ((0..n_in * rank).map(|_| normal(&mut rng)).collect(), (0..n_out * rank).map(|_| normal(&mut rng)));
         let b = b.collect();
-        Factor { weight: "w".into(), rank, n_in, n_out, a, b }
+        Factor { weight: "w".into(), rank, n_in, n_out, a, b, alpha: None }
     }
 
     fn distance(x: &[f64], y: &[f64]) -> f64 {

@@ -8,10 +8,14 @@ mod export;
 mod import;
 mod lora;
 mod low_rank;
+mod shape;
+mod targets;
 
 pub use algebra::{Kept, Limit, RANK_MAX};
 pub(crate) use export::METHOD;
 pub use export::{export, to_bytes, Lineage};
 pub use import::import;
-pub use lora::{resolve_targets, Factor, Linear, Lora};
+pub use lora::{Factor, Linear, Lora};
 pub(crate) use low_rank::LowRank;
+pub use shape::LoraShape;
+pub use targets::{in_layers, resolve_targets};

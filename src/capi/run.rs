@@ -11,9 +11,10 @@ use crate::data::{Dataset, Sequence};
 use crate::engine::{Delta, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::log::{say, Level};
-use crate::train::{Observer, Policy, StepReport, TrainConfig, Trainer};
+use crate::train::{Checkpoint, Observer, Origin, Policy, StepReport, TrainConfig, Trainer, TrainerState};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// When a call returns although steps are left.
@@ -75,7 +76,7 @@ impl Object for TrainerObject {
 }
 
 impl TrainerObject {
-    pub(super) fn new(adapter: Arc<AdapterObject>, rows: &DatasetObject, config: TrainConfig) -> Result<Self> {
+    pub(super) fn new(adapter: Arc<AdapterObject>, rows: &DatasetObject, mut config: TrainConfig) -> Result<Self> {
         if !Arc::ptr_eq(&adapter.model, &rows.model) {
             let message = "adapter and dataset were made with different model handles";
             return Err(Error::new(Kind::Mismatch, message));
@@ -91,7 +92,10 @@ impl TrainerObject {
         let claim = Claim::new(adapter)?;
         let (adapter, form) = (&claim.0, config.precision.form());
         let (trace, _) = adapter.model.checked(form, config.threads)?;
-        let delta = Delta { lora: adapter.factors().lora.clone(), scale: 1.0, trainable: true };
+        let lora = adapter.factors().lora.clone();
+        config.lora_rank = lora.factors.iter().map(|f| f.rank).max().unwrap_or(config.lora_rank);
+        config.lora_alpha = lora.alpha;
+        let delta = Delta { lora, scale: 1.0, trainable: true };
         let engine = Engine::with_form(&adapter.model.model, &trace, vec![delta], config.threads, form)?;
         let n_steps = config.n_steps(rows.data.samples.len());
         let run = Run { engine, config, data: rows.data.clone(), trainer: None, done: 0, n_steps };
@@ -101,6 +105,72 @@ impl TrainerObject {
             last: Mutex::new(llama_align_progress::new(n_steps)),
             adapter: claim,
         })
+    }
+
+    /// A trainer that stands where a checkpoint does; the adapter gets its factors.
+    pub(super) fn resume(
+        adapter: Arc<AdapterObject>,
+        rows: &DatasetObject,
+        config: TrainConfig,
+        path: &Path,
+        inexact: bool,
+    ) -> Result<Self> {
+        let checkpoint = Checkpoint::read(path)?;
+        let object = Self::new(adapter, rows, config)?;
+        object.take_up(checkpoint, inexact)?;
+        Ok(object)
+    }
+
+    fn take_up(&self, checkpoint: Checkpoint, inexact: bool) -> Result<()> {
+        let mut run = self.lock()?;
+        checkpoint.check(&run.config, &self.origin(&run), inexact)?;
+        let Run { engine, config, data, trainer, done, n_steps } = &mut *run;
+        checkpoint.restore(engine)?;
+        self.follow(engine, config)?;
+        // Before its first step a run has measured no reference, and measures it then.
+        if checkpoint.state == TrainerState::unstarted(config, engine) {
+            return Ok(());
+        }
+        let (step, n_tokens) = (checkpoint.state.done as u64, checkpoint.state.num_tokens as u64);
+        *done = checkpoint.state.done;
+        *trainer = Some(Trainer::resume(config, data.clone(), engine, checkpoint.state)?);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
+            llama_align_progress { step, n_tokens, ..llama_align_progress::new(*n_steps) };
+        Ok(())
+    }
+
+    /// Writes the run's state as it is between two steps.
+    pub(super) fn save(&self, path: &Path) -> Result<()> {
+        let mut run = self.lock()?;
+        let origin = self.origin(&run);
+        let Run { engine, config, trainer, .. } = &mut *run;
+        let state = trainer.as_ref().map_or_else(|| TrainerState::unstarted(config, engine), Trainer::state);
+        Checkpoint::take(config, &origin, engine, state)?.write(path)
+    }
+
+    fn origin(&self, run: &Run) -> Origin {
+        // A host's model whose file is not known has no fingerprint.
+        let model = self.adapter.0.model.hash().unwrap_or("unknown").to_owned();
+        Origin::here(&run.config, model, &run.data, None)
+    }
+
+    /// The run, unless another call has it.
+    fn lock(&self) -> Result<MutexGuard<'_, Run>> {
+        match self.run.try_lock() {
+            Ok(run) => Ok(run),
+            Err(TryLockError::Poisoned(run)) => Ok(run.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::new(Kind::Busy, "trainer: another call on this handle is training"))
+            }
+        }
+    }
+
+    /// Gives the adapter the factors as they are.
+    fn follow(&self, engine: &Engine, config: &TrainConfig) -> Result<()> {
+        let lora = engine.deltas().pop().ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?.lora;
+        let mut factors = self.adapter.0.factors();
+        (factors.lora, factors.method) = (lora, config.method.name().to_owned());
+        Ok(())
     }
 
     /// Stops the call that runs, or the next one.
@@ -119,13 +189,7 @@ impl TrainerObject {
     }
 
     fn run(&self, limit: Limit, callback: Callback) -> Result<llama_align_status> {
-        let mut run = match self.run.try_lock() {
-            Ok(run) => run,
-            Err(TryLockError::Poisoned(run)) => run.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(Kind::Busy, "trainer: another call on this handle is training"));
-            }
-        };
+        let mut run = self.lock()?;
         let (begun, mut moved) = (Instant::now(), false);
         while run.done < run.n_steps {
             if self.cancel.swap(false, Ordering::AcqRel) {
@@ -172,13 +236,10 @@ impl TrainerObject {
     /// One step; the adapter follows before anyone is told.
     fn step(&self, run: &mut Run) -> Result<StepReport> {
         let Run { engine, trainer, done, config, .. } = run;
-        let internal = |what: &str| Error::new(Kind::Internal, what.to_owned());
-        let trainer = trainer.as_mut().ok_or_else(|| internal("a step without a trainer"))?;
+        let trainer = trainer.as_mut().ok_or_else(|| Error::new(Kind::Internal, "a step without a trainer"))?;
         let report = trainer.step(engine, *done)?;
         *done += 1;
-        let lora = engine.deltas().pop().ok_or_else(|| internal("the engine lost its delta"))?.lora;
-        let mut factors = self.adapter.0.factors();
-        (factors.lora, factors.method) = (lora, config.method.name().to_owned());
+        self.follow(engine, config)?;
         Ok(report)
     }
 

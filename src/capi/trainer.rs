@@ -9,12 +9,14 @@ use super::params::{init, read, Out, Params, Struct};
 use super::progress::{llama_align_progress, llama_align_progress_fn, Callback};
 use super::run::{Limit, TrainerObject};
 use super::status::{argument, llama_align_error, llama_align_status};
+use super::text::text;
 use super::LLAMA_ALIGN_OK;
 use crate::error::Result;
 use crate::loss::PreferenceLoss;
-use crate::optim::ScheduleKind;
+use crate::optim::{OptimizerKind, ScheduleKind};
 use crate::train::TrainConfig;
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
+use std::path::Path;
 use std::time::Duration;
 
 /// A run: graph, optimizer and position in the data. Lifetime: from _new to _free; adapter, dataset and model may be freed
@@ -31,6 +33,43 @@ pub const LLAMA_ALIGN_SCHEDULE_CONSTANT: u32 = 0;
 pub const LLAMA_ALIGN_SCHEDULE_LINEAR: u32 = 1;
 /// Half a cosine to 0 after the warm-up.
 pub const LLAMA_ALIGN_SCHEDULE_COSINE: u32 = 2;
+
+/// Half a cosine to min_lr after the warm-up.
+pub const LLAMA_ALIGN_SCHEDULE_COSINE_WITH_MIN_LR: u32 = 3;
+
+/// AdamW.
+pub const LLAMA_ALIGN_OPTIM_ADAMW: u32 = 0;
+/// SGD with momentum.
+pub const LLAMA_ALIGN_OPTIM_SGD: u32 = 1;
+
+/// DPO's own loss on pairs.
+pub const LLAMA_ALIGN_LOSS_SIGMOID: u32 = 0;
+/// DPO with labels that are wrong at times.
+pub const LLAMA_ALIGN_LOSS_CDPO: u32 = 1;
+/// The same without its bias.
+pub const LLAMA_ALIGN_LOSS_ROBUST: u32 = 2;
+/// SLiC's hinge.
+pub const LLAMA_ALIGN_LOSS_HINGE: u32 = 3;
+/// IPO.
+pub const LLAMA_ALIGN_LOSS_IPO: u32 = 4;
+/// DPO on log-ratios per token.
+pub const LLAMA_ALIGN_LOSS_SIGMOID_NORM: u32 = 5;
+/// APO-zero.
+pub const LLAMA_ALIGN_LOSS_APO_ZERO: u32 = 6;
+/// APO-down.
+pub const LLAMA_ALIGN_LOSS_APO_DOWN: u32 = 7;
+/// SimPO, without a reference.
+pub const LLAMA_ALIGN_LOSS_SIMPO: u32 = 8;
+/// CPO, without a reference.
+pub const LLAMA_ALIGN_LOSS_CPO: u32 = 9;
+/// ORPO, without a reference.
+pub const LLAMA_ALIGN_LOSS_ORPO: u32 = 10;
+/// BCO on pairs.
+pub const LLAMA_ALIGN_LOSS_BCO_PAIR: u32 = 11;
+/// NCA on pairs.
+pub const LLAMA_ALIGN_LOSS_NCA_PAIR: u32 = 12;
+/// SPPO with hard labels.
+pub const LLAMA_ALIGN_LOSS_SPPO_HARD: u32 = 13;
 
 /// A run's configuration. Fill it in with llama_align_trainer_params_init().
 #[repr(C)]
@@ -52,26 +91,46 @@ pub struct llama_align_trainer_params {
     pub grad_accum: u32,
     /// Tokens of one forward at most, 1 to 1048576; a row that is longer goes alone. Default 1024.
     pub micro_batch_tokens: u32,
+    /// LLAMA_ALIGN_LOSS_*: the loss on pairs of method DPO. Default SIGMOID.
+    pub loss: u32,
+    /// LLAMA_ALIGN_OPTIM_*. Default ADAMW.
+    pub optim: u32,
     /// Optimizer steps; 0 means by epochs. Default 0.
     pub max_steps: u64,
     /// Seed of the order. Default 0.
     pub seed: u64,
+    /// Steps that the rate rises over; 0, the default, means by warmup_ratio.
+    pub warmup_steps: u64,
     /// Passes over the data. Default 1.
     pub epochs: f64,
     /// Peak rate, up to 10; 0, the default, is the method's: 3e-4 for DPO, 2e-4 for SFT and KTO.
     pub learning_rate: f64,
     /// Share of the steps that the rate rises over, [0, 1]. Default 0.1.
     pub warmup_ratio: f64,
-    /// Strength of the pull to the reference. Default 0.1.
+    /// Rate that COSINE_WITH_MIN_LR ends at; 0, the default, is a tenth of the peak.
+    pub min_lr: f64,
+    /// Rate of the factors B over that of A (LoRA+). Default 1.
+    pub loraplus_lr_ratio: f64,
+    /// Strength of the pull to the reference; 0, the default, is the loss's own: 0.1, for SimPO 2.
     pub beta: f64,
+    /// Share of labels that CDPO and ROBUST take to be wrong. Default 0.1.
+    pub label_smoothing: f64,
+    /// How much better SIMPO wants the chosen answer. Default 1.
+    pub simpo_gamma: f64,
+    /// Weight of CPO's likelihood term. Default 1.
+    pub cpo_alpha: f64,
+    /// Weight of the chosen answer's likelihood per token, added to any loss on pairs. Default 0.
+    pub sft_weight: f64,
     /// KTO's weight of good answers. Default 1.
     pub desirable_weight: f64,
     /// KTO's weight of bad answers. Default 1.
     pub undesirable_weight: f64,
     /// Global norm that gradients are cut to; 0 means none. Default 1.
     pub max_grad_norm: f64,
-    /// Decoupled weight decay. Default 0.
+    /// Weight decay, beside the gradient (ADAMW) or in it (SGD). Default 0.
     pub weight_decay: f64,
+    /// Momentum of SGD. Default 0.9.
+    pub sgd_momentum: f64,
     /// AdamW's decay of the first moment. Default 0.9.
     pub adam_beta1: f64,
     /// AdamW's decay of the second moment. Default 0.999.
@@ -98,16 +157,26 @@ impl Params for llama_align_trainer_params {
             batch_size: c.batch_size as u32,
             grad_accum: c.grad_accum as u32,
             micro_batch_tokens: c.micro_batch_tokens as u32,
+            loss: LLAMA_ALIGN_LOSS_SIGMOID,
+            optim: LLAMA_ALIGN_OPTIM_ADAMW,
             max_steps: c.max_steps as u64,
             seed: c.seed,
+            warmup_steps: c.warmup_steps as u64,
             epochs: c.epochs,
             learning_rate: c.learning_rate,
             warmup_ratio: c.warmup_ratio,
-            beta: PreferenceLoss::Sigmoid.beta(),
+            min_lr: c.min_lr,
+            loraplus_lr_ratio: c.loraplus_lr_ratio,
+            beta: c.beta,
+            label_smoothing: c.label_smoothing,
+            simpo_gamma: c.simpo_gamma,
+            cpo_alpha: c.cpo_alpha,
+            sft_weight: c.sft_weight,
             desirable_weight: c.desirable_weight,
             undesirable_weight: c.undesirable_weight,
             max_grad_norm: c.max_grad_norm,
             weight_decay: c.weight_decay,
+            sgd_momentum: c.sgd_momentum,
             adam_beta1: c.adam_beta1,
             adam_beta2: c.adam_beta2,
             adam_epsilon: c.adam_epsilon,
@@ -126,16 +195,26 @@ fn configuration(params: llama_align_trainer_params, max_length: usize) -> Resul
         batch_size,
         grad_accum,
         micro_batch_tokens,
+        loss,
+        optim,
         max_steps,
         seed,
+        warmup_steps,
         epochs,
         learning_rate,
         warmup_ratio,
+        min_lr,
+        loraplus_lr_ratio,
         beta,
+        label_smoothing,
+        simpo_gamma,
+        cpo_alpha,
+        sft_weight,
         desirable_weight,
         undesirable_weight,
         max_grad_norm,
         weight_decay,
+        sgd_momentum,
         adam_beta1,
         adam_beta2,
         adam_epsilon,
@@ -146,6 +225,7 @@ fn configuration(params: llama_align_trainer_params, max_length: usize) -> Resul
             LLAMA_ALIGN_SCHEDULE_CONSTANT => ScheduleKind::Constant,
             LLAMA_ALIGN_SCHEDULE_LINEAR => ScheduleKind::Linear,
             LLAMA_ALIGN_SCHEDULE_COSINE => ScheduleKind::Cosine,
+            LLAMA_ALIGN_SCHEDULE_COSINE_WITH_MIN_LR => ScheduleKind::CosineWithMinLr,
             other => return Err(argument(format!("schedule: {other} is none of LLAMA_ALIGN_SCHEDULE_*"))),
         },
         precision: precision(wanted)?,
@@ -154,16 +234,34 @@ fn configuration(params: llama_align_trainer_params, max_length: usize) -> Resul
         grad_accum: grad_accum as usize,
         micro_batch_tokens: micro_batch_tokens as usize,
         max_steps: usize::try_from(max_steps).map_err(|_| argument(format!("max_steps: {max_steps} is too large")))?,
+        loss_type: PreferenceLoss::ALL
+            .get(loss as usize)
+            .map(|(_, name)| (*name).to_owned())
+            .ok_or_else(|| argument(format!("loss: {loss} is none of LLAMA_ALIGN_LOSS_*")))?,
+        optim: match optim {
+            LLAMA_ALIGN_OPTIM_ADAMW => OptimizerKind::AdamW,
+            LLAMA_ALIGN_OPTIM_SGD => OptimizerKind::Sgd,
+            other => return Err(argument(format!("optim: {other} is none of LLAMA_ALIGN_OPTIM_*"))),
+        },
+        warmup_steps: usize::try_from(warmup_steps)
+            .map_err(|_| argument(format!("warmup_steps: {warmup_steps} is too large")))?,
         max_length,
         seed,
         epochs,
         learning_rate,
         warmup_ratio,
+        min_lr,
+        loraplus_lr_ratio,
         beta,
+        label_smoothing,
+        simpo_gamma,
+        cpo_alpha,
+        sft_weight,
         desirable_weight,
         undesirable_weight,
         max_grad_norm,
         weight_decay,
+        sgd_momentum,
         adam_beta1,
         adam_beta2,
         adam_epsilon,
@@ -204,6 +302,60 @@ pub unsafe extern "C" fn llama_align_trainer_new(
     };
     // SAFETY: as above.
     unsafe { create(out, err, call) }
+}
+
+/// Go on although threads, kind of CPU, precision or the library's version are not the run's: with other bits.
+pub const LLAMA_ALIGN_RESUME_INEXACT: u32 = 1;
+
+/// Makes a trainer that stands where a checkpoint does, one of llama_align_trainer_save() or of the program's runs: its further
+/// steps have the bits of a run that never stopped. `adapter`: moved, as by llama_align_trainer_new(); it must have the
+/// checkpoint's weights, ranks and alpha, and gets its factors. `dataset`: shared; the run's rows. `params` (borrowed): NULL for
+/// the defaults; the run's. `path` (borrowed): not NULL. `flags`: 0 or LLAMA_ALIGN_RESUME_INEXACT. `out` (owned): not NULL; NULL is
+/// written on failure. Errors: as llama_align_trainer_new(), MISSING, IO, FORMAT (no checkpoint, or a damaged one), MISMATCH
+/// (another run's). Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_trainer_resume(
+    adapter: *mut llama_align_adapter,
+    dataset: *const llama_align_dataset,
+    params: *const llama_align_trainer_params,
+    path: *const c_char,
+    flags: u32,
+    out: *mut *mut llama_align_trainer,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        let (adapter, dataset) = (get::<AdapterObject>(adapter)?, get::<DatasetObject>(dataset)?);
+        // SAFETY: pointers are what the header asks for.
+        let config = configuration(unsafe { read(params) }?, dataset.max_length)?;
+        // SAFETY: as above.
+        let path = Path::new(unsafe { text(path, "path") }?);
+        if flags & !LLAMA_ALIGN_RESUME_INEXACT != 0 {
+            return Err(argument(format!("flags: {flags:#x} has a bit without a meaning")));
+        }
+        TrainerObject::resume(adapter.share(), &dataset, config, path, flags == LLAMA_ALIGN_RESUME_INEXACT)
+    };
+    // SAFETY: as above.
+    unsafe { create(out, err, call) }
+}
+
+/// Writes a checkpoint: all that the steps to come depend on, with fingerprints of model and rows (a host's model whose file is not
+/// known has none). The file is complete under its name, or what was there before stays.
+/// `path` (borrowed): not NULL. Errors: ARGUMENT (also where no step was made), MISSING (the directory), IO, BUSY (a call trains,
+/// or this is its callback), POISONED. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_trainer_save(
+    trainer: *mut llama_align_trainer,
+    path: *const c_char,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        let trainer = get::<TrainerObject>(trainer)?;
+        // SAFETY: pointers are what the header asks for.
+        trainer.save(Path::new(unsafe { text(path, "path") }?))?;
+        Ok(LLAMA_ALIGN_OK)
+    };
+    // SAFETY: as above.
+    unsafe { guard(err, call) }
 }
 
 /// Makes one optimizer step; the first one of DPO and KTO measures the reference before. `out` (borrowed): NULL, or
@@ -298,4 +450,40 @@ pub unsafe extern "C" fn llama_align_trainer_report(
 #[no_mangle]
 pub extern "C" fn llama_align_trainer_free(trainer: *mut llama_align_trainer) {
     free::<TrainerObject>(trainer);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of the header are places in the list of losses.
+    #[test]
+    fn every_loss_has_its_number() {
+        let wanted = [
+            (LLAMA_ALIGN_LOSS_SIGMOID, "sigmoid"),
+            (LLAMA_ALIGN_LOSS_CDPO, "cdpo"),
+            (LLAMA_ALIGN_LOSS_ROBUST, "robust"),
+            (LLAMA_ALIGN_LOSS_HINGE, "hinge"),
+            (LLAMA_ALIGN_LOSS_IPO, "ipo"),
+            (LLAMA_ALIGN_LOSS_SIGMOID_NORM, "sigmoid_norm"),
+            (LLAMA_ALIGN_LOSS_APO_ZERO, "apo_zero"),
+            (LLAMA_ALIGN_LOSS_APO_DOWN, "apo_down"),
+            (LLAMA_ALIGN_LOSS_SIMPO, "simpo"),
+            (LLAMA_ALIGN_LOSS_CPO, "cpo"),
+            (LLAMA_ALIGN_LOSS_ORPO, "orpo"),
+            (LLAMA_ALIGN_LOSS_BCO_PAIR, "bco_pair"),
+            (LLAMA_ALIGN_LOSS_NCA_PAIR, "nca_pair"),
+            (LLAMA_ALIGN_LOSS_SPPO_HARD, "sppo_hard"),
+        ];
+        assert_eq!(wanted.len(), PreferenceLoss::ALL.len());
+        for (loss, name) in wanted {
+            let params = llama_align_trainer_params { loss, ..llama_align_trainer_params::defaults() };
+            assert_eq!(configuration(params, 64).unwrap().loss_type, name);
+        }
+        let params = llama_align_trainer_params { loss: 14, ..llama_align_trainer_params::defaults() };
+        assert!(configuration(params, 64).unwrap_err().to_string().contains("LLAMA_ALIGN_LOSS_"));
+        let simpo =
+            llama_align_trainer_params { loss: LLAMA_ALIGN_LOSS_SIMPO, ..llama_align_trainer_params::defaults() };
+        assert_eq!(configuration(simpo, 64).unwrap().beta, 2.0);
+    }
 }

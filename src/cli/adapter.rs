@@ -1,6 +1,8 @@
 //! `llama-align adapter`: arithmetic of adapters.
 
-use super::args::{AdapterCommand, AdapterFile, ExtractArgs, LimitArgs, RebaseArgs, ScaleArgs, SumArgs, TruncateArgs};
+use super::args_algebra::{
+    AdapterCommand, AdapterFile, ExtractArgs, LimitArgs, RebaseArgs, ScaleArgs, SumArgs, TruncateArgs,
+};
 use super::Printer;
 use crate::adapter::{export, import, Kept, Limit, Lineage, Lora};
 use crate::error::{Error, Kind, Result};

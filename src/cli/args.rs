@@ -1,9 +1,14 @@
 //! The program's grammar. Flags are spelled as in llama.cpp and TRL; TRL's underscores are accepted.
 
+use super::args_adapter::AdapterArgs;
+use super::args_algebra::AdapterCommand;
 use super::args_data::{Adapters, DataCommand, PairsArgs, RateArgs, Sampling};
 use super::args_devices::{spelled_out, Devices};
 use super::args_held_out::HeldOutArgs;
+use super::args_loss::LossArgs;
+use super::args_merge::MergeArgs;
 use super::args_optim::OptimArgs;
+use super::args_rows::RowsArgs;
 use super::args_runs::{CompareArgs, ReportArgs};
 use super::args_saving::SavingArgs;
 use super::args_task::TaskArgs;
@@ -105,15 +110,8 @@ pub(super) struct TrainArgs {
     /// sft, dpo or kto [default: dpo]
     #[arg(long)]
     pub(super) method: Option<String>,
-    /// Rank r of the factors [default: 16]
-    #[arg(long, alias = "lora-r")]
-    pub(super) lora_rank: Option<usize>,
-    /// The update is scaled by alpha / r [default: 32]
-    #[arg(long)]
-    pub(super) lora_alpha: Option<f32>,
-    /// all-linear, or modules separated by commas: attn_q,ffn_down or q_proj,down_proj [default: all-linear]
-    #[arg(long, alias = "lora-target-modules", alias = "target-modules")]
-    pub(super) lora_targets: Option<String>,
+    #[command(flatten)]
+    pub(super) adapter: AdapterArgs,
     /// Peak learning rate [default: by method, see README]
     #[arg(long, alias = "lr")]
     pub(super) learning_rate: Option<f64>,
@@ -131,44 +129,10 @@ pub(super) struct TrainArgs {
     /// Micro-batches per optimizer step [default: 2]
     #[arg(long, alias = "gradient-accumulation-steps")]
     pub(super) grad_accum: Option<usize>,
-    /// Longest row, in tokens [default: 1024]
-    #[arg(long, alias = "max-seq-length")]
-    pub(super) max_length: Option<usize>,
-    /// Longer rows: drop, truncate (their beginning is kept) or error [default: drop]
-    #[arg(long, alias = "truncation-mode", alias = "excess-length-strategy")]
-    pub(super) too_long: Option<String>,
-    /// Tokens with a loss (sft): assistant (every turn of the assistant), completion or last-turn (the last one), all
-    /// [default: completion]
-    #[arg(long, conflicts_with = "assistant_only_loss")]
-    pub(super) loss_mask: Option<String>,
-    /// Put short rows together to packs of --max-length tokens, which then count as rows (sft)
-    #[arg(long)]
-    pub(super) packing: bool,
-    /// The same as --loss-mask assistant
-    #[arg(long, alias = "assistant-loss-only")]
-    pub(super) assistant_only_loss: bool,
-    /// Columns that files call otherwise: prompt=question,chosen=right_answer
-    #[arg(long)]
-    pub(super) columns: Option<String>,
-    /// Names of control tokens in the data become those tokens: for rows that a template has rendered already
-    #[arg(long)]
-    pub(super) parse_special: bool,
-    /// Loss on pairs (dpo): sigmoid, cdpo, robust, hinge, ipo, sigmoid_norm, apo_zero, apo_down, simpo, cpo, orpo
-    /// [default: sigmoid]
-    #[arg(long)]
-    pub(super) loss_type: Option<String>,
-    /// Strength of the pull to the reference (dpo, kto) [default: 0.1, simpo 2]
-    #[arg(long)]
-    pub(super) beta: Option<f64>,
-    /// Share of labels that cdpo and robust take to be wrong [default: 0.1]
-    #[arg(long)]
-    pub(super) label_smoothing: Option<f64>,
-    /// How much better simpo wants the chosen answer [default: 1]
-    #[arg(long)]
-    pub(super) simpo_gamma: Option<f64>,
-    /// Weight of the chosen answer's likelihood per token, added to any loss on pairs [default: 0]
-    #[arg(long, alias = "rpo-alpha", alias = "pref-ftx")]
-    pub(super) sft_weight: Option<f64>,
+    #[command(flatten)]
+    pub(super) rows: RowsArgs,
+    #[command(flatten)]
+    pub(super) loss: LossArgs,
     /// Seed of factors and order [default: 0]
     #[arg(short = 's', long)]
     pub(super) seed: Option<u64>,
@@ -269,188 +233,6 @@ pub(super) struct GenerateArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct MergeArgs {
-    /// Recipe in YAML, in mergekit's words, instead of models and a method; file names in it are GGUF files
-    #[arg(value_name = "RECIPE", conflicts_with_all = ["model", "lora", "lora_scaled", "method", "weight", "base", "slerp_t",
-        "density", "lambda", "epsilon", "gamma"])]
-    pub(super) recipe: Option<PathBuf>,
-    /// Model in GGUF; several to merge, one to fold adapters into. Keys, tokenizer and template are the first one's
-    #[arg(short = 'm', long, required_unless_present = "recipe")]
-    pub(super) model: Vec<PathBuf>,
-    /// Adapter to fold in; may be given several times
-    #[arg(long)]
-    pub(super) lora: Vec<PathBuf>,
-    /// Adapter to fold in with its scale, FILE:SCALE
-    #[arg(long)]
-    pub(super) lora_scaled: Vec<String>,
-    /// linear, slerp, nuslerp, task_arithmetic, ties, dare_linear, dare_ties, della_linear, della, breadcrumbs,
-    /// breadcrumbs_ties or model_stock [default: linear]
-    #[arg(long)]
-    pub(super) method: Option<String>,
-    /// A model's weight, in the models' order; linear divides them by their sum [default: 1 each]
-    #[arg(long, allow_negative_numbers = true)]
-    pub(super) weight: Vec<f64>,
-    /// Model that changes are counted from (task_arithmetic, ties, dare_*, della*, breadcrumbs*, model_stock, nuslerp)
-    #[arg(long)]
-    pub(super) base: Option<PathBuf>,
-    /// Way from the first model to the second, 0 to 1 (slerp)
-    #[arg(long, allow_negative_numbers = true)]
-    pub(super) slerp_t: Option<f64>,
-    /// Share of changes that is kept: the largest (ties, breadcrumbs*), or drawn (dare_*, della*)
-    #[arg(long, allow_negative_numbers = true)]
-    pub(super) density: Option<f64>,
-    /// Factor of the merged change (task_arithmetic, ties, dare_*, della*, breadcrumbs*) [default: 1]
-    #[arg(long, allow_negative_numbers = true)]
-    pub(super) lambda: Option<f64>,
-    /// Half the range of probabilities around the density, by rank (della*) [default: 0.15]
-    #[arg(long, allow_negative_numbers = true)]
-    pub(super) epsilon: Option<f64>,
-    /// Share of the largest changes that is dropped (breadcrumbs*) [default: 0.01]
-    #[arg(long, allow_negative_numbers = true)]
-    pub(super) gamma: Option<f64>,
-    /// Seed of what is drawn (dare_*, della*) [default: 0]
-    #[arg(short = 's', long)]
-    pub(super) seed: Option<u64>,
-    /// File to make
-    #[arg(short = 'o', long, required_unless_present = "dry_run")]
-    pub(super) output: Option<PathBuf>,
-    /// keep, auto, or a type for every matrix that changes: F32, F16, BF16, Q8_0, Q4_K, … [default: keep, or a recipe's dtype]
-    #[arg(long)]
-    pub(super) outtype: Option<String>,
-    /// A type for tensors by name, as in llama-quantize: PATTERN=TYPE, such as blk\..*ffn_down=q6_k; the first that fits counts
-    #[arg(long)]
-    pub(super) tensor_type: Vec<String>,
-    /// Importance matrix for the encoders, as llama-imatrix writes it
-    #[arg(long)]
-    pub(super) imatrix: Option<PathBuf>,
-    /// Split the output into files of at most so much data: N(M|G)
-    #[arg(long, conflicts_with = "modelfile")]
-    pub(super) split_max_size: Option<String>,
-    /// Cosine of wanted and realised change below which auto raises a tensor's type [default: 0.9]
-    #[arg(long, conflicts_with = "min_gain")]
-    pub(super) min_cosine: Option<f64>,
-    /// Instead: share of the wanted change, noise aside, below which auto raises a tensor's type
-    #[arg(long)]
-    pub(super) min_gain: Option<f64>,
-    /// Compute everything, print what each tensor will be, write nothing
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    /// Ask neither inputs nor output for likelihoods and answers
-    #[arg(long)]
-    pub(super) no_verify: bool,
-    /// File for everything that is known of the result, in JSON
-    #[arg(long)]
-    pub(super) report: Option<PathBuf>,
-    /// File for an Ollama Modelfile of the result
-    #[arg(long, conflicts_with = "dry_run")]
-    pub(super) modelfile: Option<PathBuf>,
-    /// Replace existing files
-    #[arg(long)]
-    pub(super) overwrite: bool,
-    /// One line of JSON on stdout
-    #[arg(long)]
-    pub(super) json: bool,
-    #[command(flatten)]
-    pub(super) threads: Threads,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum AdapterCommand {
-    /// The sum of adapters, exactly: their ranks are put beside each other
-    #[command(visible_alias = "concat")]
-    Add(SumArgs),
-    /// An adapter times a number
-    Scale(ScaleArgs),
-    /// The nearest adapter of a smaller rank
-    Truncate(TruncateArgs),
-    /// What two models differ in, as an adapter of the first
-    Extract(ExtractArgs),
-    /// The same factors, said to be for another base of the same shapes, such as another quantisation
-    Rebase(RebaseArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct AdapterFile {
-    /// Adapter to make
-    #[arg(short = 'o', long)]
-    pub(super) output: PathBuf,
-    /// Replace an existing file
-    #[arg(long)]
-    pub(super) overwrite: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct LimitArgs {
-    /// Largest rank [default: with --energy 256]
-    #[arg(long, alias = "lora-r")]
-    pub(super) rank: Option<usize>,
-    /// Share of each update's squared norm that is to be kept, with the smallest rank that does
-    #[arg(long, allow_negative_numbers = true)]
-    pub(super) energy: Option<f64>,
-    /// One line of JSON on stdout
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct SumArgs {
-    /// Adapters, FILE or FILE:SCALE
-    #[arg(required = true)]
-    pub(super) adapters: Vec<String>,
-    #[command(flatten)]
-    pub(super) out: AdapterFile,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ScaleArgs {
-    /// Adapter in GGUF
-    pub(super) adapter: PathBuf,
-    /// The number
-    #[arg(long, allow_negative_numbers = true)]
-    pub(super) by: f32,
-    #[command(flatten)]
-    pub(super) out: AdapterFile,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct TruncateArgs {
-    /// Adapter in GGUF
-    pub(super) adapter: PathBuf,
-    #[command(flatten)]
-    pub(super) limit: LimitArgs,
-    #[command(flatten)]
-    pub(super) out: AdapterFile,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ExtractArgs {
-    /// Model that the adapter shall lead to
-    #[arg(short = 'm', long)]
-    pub(super) model: PathBuf,
-    /// Model that the adapter is for
-    #[arg(long)]
-    pub(super) base: PathBuf,
-    #[command(flatten)]
-    pub(super) limit: LimitArgs,
-    /// Seed of the random projection
-    #[arg(short = 's', long, default_value_t = 0)]
-    pub(super) seed: u64,
-    #[command(flatten)]
-    pub(super) out: AdapterFile,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct RebaseArgs {
-    /// Adapter in GGUF
-    pub(super) adapter: PathBuf,
-    /// Model that it is to be for
-    #[arg(short = 'm', long)]
-    pub(super) model: PathBuf,
-    #[command(flatten)]
-    pub(super) out: AdapterFile,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct InspectArgs {
     /// GGUF file or run directory
     pub(super) file: PathBuf,
@@ -521,7 +303,7 @@ mod tests {
     fn trl_spellings_mean_the_same() {
         let line = "llama-align train -m a.gguf -d b.jsonl -o r --learning_rate 1e-4 --per_device_train_batch_size=2 --lora_r 4";
         let Command::Train(args) = parse(line).unwrap().command else { panic!("train expected") };
-        assert_eq!((args.learning_rate, args.batch_size, args.lora_rank), (Some(1e-4), Some(2), Some(4)));
+        assert_eq!((args.learning_rate, args.batch_size, args.adapter.lora_rank), (Some(1e-4), Some(2), Some(4)));
     }
 
     #[test]

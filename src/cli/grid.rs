@@ -2,6 +2,7 @@
 //! begun anew, or gone on with (`--resume auto`).
 
 use super::args::TrainArgs;
+use super::initial;
 use super::resume::Start;
 use super::train::{one, overrides};
 use super::Printer;
@@ -22,6 +23,9 @@ pub(super) fn run(args: &TrainArgs, grid: &Grid, printer: &mut Printer) -> Resul
         config.apply(overrides(args))?;
         grid.check_flags(&cell, &config)?;
         config.refuse_unused(&grid.axes())?;
+        if let Some(path) = &args.adapter.lora {
+            initial::claim(path, &mut config, &grid.keys())?;
+        }
         plan.push((cell.name, config));
     }
     let hashes = Hashes { base: base_hash(&File::open(&args.model)?), data: file_hash(&args.data)? };

@@ -1,6 +1,6 @@
 //! `llama-align merge`: one model of several, or of a model and its adapters.
 
-use super::args::MergeArgs;
+use super::args_merge::MergeArgs;
 use super::{adapter_list, evidence, serving, Printer};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{write_atomically, File, Imatrix};

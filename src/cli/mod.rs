@@ -4,10 +4,15 @@
 
 mod adapter;
 mod args;
+mod args_adapter;
+mod args_algebra;
 mod args_data;
 mod args_devices;
 mod args_held_out;
+mod args_loss;
+mod args_merge;
 mod args_optim;
+mod args_rows;
 mod args_runs;
 mod args_saving;
 mod args_task;
@@ -21,6 +26,7 @@ mod evidence;
 mod finish;
 mod generate;
 mod grid;
+mod initial;
 mod inspect;
 mod interrupt;
 mod merge;

@@ -7,8 +7,8 @@ use super::resume::Start;
 use super::samples::{first_prompts, samples};
 use super::steps::{End, Steps};
 use super::watch::Keep;
-use super::{dataset, devices, open_model, Printer};
-use crate::adapter::{export, resolve_targets, Lineage, Linear, Lora};
+use super::{dataset, devices, initial, open_model, Printer};
+use crate::adapter::{export, Lineage};
 use crate::check::checked_trace;
 use crate::data::{read_all_with, Dataset, Rows, Text};
 use crate::engine::{Delta, Engine, Profile};
@@ -71,15 +71,20 @@ pub(super) fn one(
             format!("{}: {op}: no gradient rule for this op", args.model.display()),
         ));
     }
-    let targets = resolve_targets(&config.lora_targets, &Linear::all(&trace))?;
-    let lora = Lora::init(&targets, config.lora_rank, config.lora_alpha, config.seed);
+    let (lora, lora_hash) = match &args.adapter.lora {
+        None => (initial::fresh(&config, &trace)?, None),
+        Some(path) => {
+            let (lora, hash) = initial::from_file(path, &file)?;
+            (lora, Some(hash))
+        }
+    };
     let n_trainable: usize = lora.factors.iter().map(|f| f.a.len() + f.b.len()).sum();
     let packs = config.packs(&data.samples);
     let n_steps = config.n_steps(packs.len());
     let unit = if config.packing { "packs" } else { "rows" };
     printer.talk(&format!(
         "{} on {}: {} weights adapted with r = {}, {n_trainable} trainable numbers, {n_steps} steps of {} {unit}, learning rate {:e}",
-        config.method.name(), check.architecture, targets.len(), config.lora_rank, config.rows_per_step(), config.learning_rate
+        config.method.name(), check.architecture, lora.factors.len(), config.lora_rank, config.rows_per_step(), config.learning_rate
     ));
     let delta = Delta { lora, scale: 1.0, trainable: true };
     let mut engine = Engine::with_form(&model, &trace, vec![delta], config.threads, form)?;
@@ -94,7 +99,9 @@ pub(super) fn one(
         printer.data(&config.to_toml()?);
         return Ok(0);
     }
-    let origin = Origin::here(&config, base_hash(&file), &data, held_out.as_ref());
+    let mut origin = Origin::here(&config, base_hash(&file), &data, held_out.as_ref());
+    origin.lora = lora_hash;
+    model.devices().iter().for_each(|d| origin.kernels += &format!(", {}", d.description));
     let (run_dir, mut metrics) = match &start {
         Start::From(begun) => {
             begun.checkpoint.check(&config, &origin, args.saving.resume_inexact)?;
@@ -220,6 +227,11 @@ fn configuration(args: &TrainArgs, start: &Start) -> Result<TrainConfig> {
     };
     config.apply(overrides(args))?;
     config.refuse_unused(&given)?;
+    if let Some(path) = &args.adapter.lora {
+        // A run's own configuration, which a resumed one goes on with, says what the file says.
+        let written = if args.config.is_some() { &given[..] } else { &[] };
+        initial::claim(path, &mut config, written)?;
+    }
     start.fill(&mut config);
     config.resolve()
 }
@@ -228,32 +240,20 @@ fn configuration(args: &TrainArgs, start: &Start) -> Result<TrainConfig> {
 pub(super) fn overrides(args: &TrainArgs) -> TrainOverrides {
     TrainOverrides {
         method: args.method.clone(),
-        lora_rank: args.lora_rank,
-        lora_alpha: args.lora_alpha,
-        lora_targets: args.lora_targets.clone(),
         learning_rate: args.learning_rate,
         epochs: args.epochs,
         max_steps: args.max_steps,
         batch_size: args.batch_size,
         grad_accum: args.grad_accum,
-        max_length: args.max_length,
-        too_long: args.too_long.clone(),
-        loss_mask: args.loss_mask.clone().or(args.assistant_only_loss.then(|| "assistant".into())),
-        parse_special: args.parse_special,
-        packing: args.packing,
-        columns: args.columns.clone(),
-        loss_type: args.loss_type.clone(),
-        beta: args.beta,
-        label_smoothing: args.label_smoothing,
-        simpo_gamma: args.simpo_gamma,
-        sft_weight: args.sft_weight,
         seed: args.seed,
         threads: args.threads.given(),
         precision: args.precision.clone(),
         recompute: args.recompute.clone(),
         device: args.devices.names().map(str::to_owned),
         n_gpu_layers: args.devices.n_gpu_layers(),
-        ..args.saving.overrides(args.optim.overrides(args.held_out.overrides(TrainOverrides::default())))
+        ..args.adapter.overrides(args.loss.overrides(args.rows.overrides(
+            args.saving.overrides(args.optim.overrides(args.held_out.overrides(TrainOverrides::default()))),
+        )))
     }
 }
 

@@ -102,9 +102,9 @@ fn factor_leaves(
             };
             let a = leaf("a", factor.n_in, factor.rank);
             let b = leaf("b", factor.rank, factor.n_out);
-            // As llama.cpp computes it: alpha 0 means no alpha.
-            let scale = match delta.lora.alpha {
+            let scale = match factor.alpha.unwrap_or(delta.lora.alpha) {
                 0.0 => delta.scale,
+                // In llama.cpp's order of operations.
                 alpha => delta.scale * alpha / factor.rank as f32,
             };
             factors.entry(factor.weight.clone()).or_default().push((a, b, scale));

@@ -6,10 +6,12 @@
 
 mod kto;
 pub mod logprob;
+mod mixture;
 mod preference;
 mod sft;
 
 pub use kto::{kl_baseline, kto, ExampleLogps, ExampleLoss};
+pub use mixture::{Mixture, PairUnits};
 pub use preference::{PairLogps, PairLoss, Preference, PreferenceLoss};
 pub use sft::sft;
 

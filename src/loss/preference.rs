@@ -26,15 +26,23 @@ pub enum PreferenceLoss {
     ApoDown,
     /// −ln σ(β(ā_w − ā_l) − γ). SimPO, Meng et al. 2024 (arXiv 2405.14734), equation 6.
     Simpo,
-    /// −ln σ(β(l_w − l_l)) − ā_w. CPO, Xu et al. 2024 (arXiv 2401.08417), equation 6, its likelihood term per token.
+    /// −ln σ(β(l_w − l_l)) − λ·ā_w. CPO, Xu et al. 2024 (arXiv 2401.08417), equation 6 has λ = 1; its likelihood term per
+    /// token.
     Cpo,
     /// −ā_w − β·ln σ(ln odds_w − ln odds_l), ln odds = ā − ln(1 − e^ā). ORPO, Hong et al. 2024 (arXiv 2403.07691), eq. 6.
     Orpo,
+    /// −ln σ(βs_w) − ln σ(−βs_l). BCO on pairs, Jung et al. 2024 (arXiv 2404.04656), equation 9 with δ = 0, as TRL has it; the
+    /// paper's δ is the running mean of the rewards.
+    BcoPair,
+    /// −ln σ(βs_w) − ½·ln σ(−βs_w) − ½·ln σ(−βs_l). NCA on pairs, Chen et al. 2024 (arXiv 2402.05369), equation 13.
+    NcaPair,
+    /// (s_w − 1/(2β))² + (s_l + 1/(2β))². SPPO with hard labels, Wu et al. 2024 (arXiv 2405.00675), equation 4.5; β is 1/η.
+    SppoHard,
 }
 
 impl PreferenceLoss {
     /// All of them with their names in flags and files.
-    pub const ALL: [(PreferenceLoss, &'static str); 11] = [
+    pub const ALL: [(PreferenceLoss, &'static str); 14] = [
         (PreferenceLoss::Sigmoid, "sigmoid"),
         (PreferenceLoss::Cdpo, "cdpo"),
         (PreferenceLoss::Robust, "robust"),
@@ -46,6 +54,9 @@ impl PreferenceLoss {
         (PreferenceLoss::Simpo, "simpo"),
         (PreferenceLoss::Cpo, "cpo"),
         (PreferenceLoss::Orpo, "orpo"),
+        (PreferenceLoss::BcoPair, "bco_pair"),
+        (PreferenceLoss::NcaPair, "nca_pair"),
+        (PreferenceLoss::SppoHard, "sppo_hard"),
     ];
 
     /// Its name.
@@ -79,6 +90,8 @@ pub struct Preference {
     pub label_smoothing: f64,
     /// γ of SimPO: how much better the chosen answer must be.
     pub gamma: f64,
+    /// λ of CPO: weight of its likelihood term.
+    pub cpo_alpha: f64,
     /// Weight of −ā_w, the chosen answer's likelihood, added to any loss.
     pub sft_weight: f64,
 }
@@ -139,13 +152,13 @@ fn log1mexp(a: f64) -> f64 {
 impl Preference {
     /// DPO as in its paper.
     pub fn dpo(beta: f64) -> Self {
-        Self { loss: PreferenceLoss::Sigmoid, beta, label_smoothing: 0.0, gamma: 0.0, sft_weight: 0.0 }
+        Self { loss: PreferenceLoss::Sigmoid, beta, label_smoothing: 0.0, gamma: 0.0, cpo_alpha: 1.0, sft_weight: 0.0 }
     }
 
     /// A pair's contribution to the mean over `n_pairs_step` pairs.
     pub fn of(&self, p: &PairLogps, n_pairs_step: usize) -> PairLoss {
         use PreferenceLoss as L;
-        let Self { loss: kind, beta, label_smoothing: eps, gamma, sft_weight } = *self;
+        let Self { loss: kind, beta, label_smoothing: eps, gamma, cpo_alpha, sft_weight } = *self;
         let (n_w, n_l) = (p.n_chosen.max(1) as f64, p.n_rejected.max(1) as f64);
         let (s_w, s_l) = (p.chosen - p.ref_chosen, p.rejected - p.ref_rejected);
         let (a_w, a_l) = (p.chosen / n_w, p.rejected / n_l);
@@ -191,7 +204,7 @@ impl Preference {
             }
             L::Cpo => {
                 let (v, d) = logistic(beta * (p.chosen - p.rejected));
-                (v - a_w, beta * d - 1.0 / n_w, -beta * d)
+                (v - cpo_alpha * a_w, beta * d - cpo_alpha / n_w, -beta * d)
             }
             L::Orpo => {
                 let odds = |a: f64| a - log1mexp(a);
@@ -199,6 +212,19 @@ impl Preference {
                 // d ln odds / d ā = 1/(1 − e^ā).
                 let slope = |a: f64| 1.0 / -a.min(-1e-12).exp_m1();
                 (beta * v - a_w, (beta * d * slope(a_w) - 1.0) / n_w, -beta * d * slope(a_l) / n_l)
+            }
+            L::BcoPair => {
+                let ((v_w, d_w), (v_l, d_l)) = (logistic(beta * s_w), logistic(-beta * s_l));
+                (v_w + v_l, beta * d_w, -beta * d_l)
+            }
+            L::NcaPair => {
+                let ((v, d), (v_w, d_w), (v_l, d_l)) =
+                    (logistic(beta * s_w), logistic(-beta * s_w), logistic(-beta * s_l));
+                (v + 0.5 * (v_w + v_l), beta * (d - 0.5 * d_w), -0.5 * beta * d_l)
+            }
+            L::SppoHard => {
+                let (off_w, off_l) = (s_w - 0.5 / beta, s_l + 0.5 / beta);
+                (off_w * off_w + off_l * off_l, 2.0 * off_w, 2.0 * off_l)
             }
         };
         loss -= sft_weight * a_w;

@@ -201,6 +201,7 @@ fn foldable(file: &File, base: &File) -> Result<Lora> {
 fn update<'a>(lora: &'a Lora, scale: f32, weight: &str) -> Option<Update<'a>> {
     let factor = lora.factors.iter().find(|f| f.weight == weight)?;
     // An alpha of 0 means none, as in llama.cpp.
-    let scale = if lora.alpha == 0.0 { scale } else { scale * lora.alpha / factor.rank as f32 };
+    let alpha = factor.alpha.unwrap_or(lora.alpha);
+    let scale = if alpha == 0.0 { scale } else { scale * alpha / factor.rank as f32 };
     (scale != 0.0 && factor.b.iter().any(|&b| b != 0.0)).then_some(Update { factor, scale })
 }

@@ -56,6 +56,11 @@ impl Grid {
         self.axes.iter().map(|(key, _)| key.as_str()).collect()
     }
 
+    /// All keys that the file gives, the varying ones last.
+    pub fn keys(&self) -> Vec<String> {
+        self.rest.keys().chain(self.axes.iter().map(|(key, _)| key)).cloned().collect()
+    }
+
     /// All combinations, axes in the order of their names, the last one fastest.
     ///
     /// # Errors

@@ -1,12 +1,13 @@
 //! Held-out rows over a run: measured at its start, which is their reference, and as often as wanted after it.
 
-use super::config::{Method, TrainConfig};
+use super::config::TrainConfig;
 use super::evaluate::{evaluate, row_scores, EvalReport, References, RowScore};
-use super::objective::{baseline, pair_logps};
+use super::method::Method;
+use super::objective::{baseline, n_chosen_tokens, pair_logps};
 use super::policy::Policy;
 use crate::data::{Dataset, Sample, Sequence};
 use crate::error::Result;
-use crate::loss::{kto, ExampleLogps};
+use crate::loss::{kto, ExampleLogps, PairUnits};
 use std::ops::Deref;
 
 /// Held-out rows, and what the weights at the run's start make of them. `D` is `&Dataset` or `Arc<Dataset>`.
@@ -71,6 +72,7 @@ fn loss(config: &TrainConfig, data: &Dataset, now: &References, start: &Referenc
         }
         Method::Sft | Method::Dpo => 0.0,
     };
+    let units = PairUnits { n_pairs: n, n_chosen_tokens: data.samples.iter().map(n_chosen_tokens).sum() };
     let (mut sum, mut n_tokens) = (0.0, 0);
     for (row, sample) in data.samples.iter().enumerate() {
         let (sums, reference) = (now.of(row)?, start.of(row)?);
@@ -81,8 +83,9 @@ fn loss(config: &TrainConfig, data: &Dataset, now: &References, start: &Referenc
             }
             Sample::Pair { chosen, rejected, .. } => {
                 let lengths = [chosen, rejected].map(Sequence::n_scored);
-                let preference = config.preference()?;
-                sum += preference.of(&pair_logps(&preference, sums, reference, lengths), n).loss;
+                let mixture = config.mixture()?;
+                let reference = if mixture.has_reference() { reference } else { &[0.0; 2] };
+                sum += mixture.of(&pair_logps(sums, reference, lengths), units).loss;
             }
             Sample::Labelled { desirable, .. } => {
                 let example = ExampleLogps { policy: sums[0], reference: reference[0], desirable: *desirable };

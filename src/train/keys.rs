@@ -1,6 +1,8 @@
 //! Which keys a configuration has a use for: the others are not written, and refused where someone gives them.
 
-use super::config::{bad, Method, TrainConfig};
+use super::config::TrainConfig;
+use super::method::Method;
+use super::resolve::bad;
 use crate::error::{Error, Kind, Result};
 use crate::loss::PreferenceLoss;
 use crate::optim::{OptimizerKind, ScheduleKind};
@@ -8,22 +10,22 @@ use crate::optim::{OptimizerKind, ScheduleKind};
 impl TrainConfig {
     /// Keys that this configuration has no use for, each with what stands in the way.
     fn unused(&self) -> Result<Vec<(&'static str, String)>> {
-        let loss = self.preference_loss()?;
+        let losses = self.losses()?;
         let (dpo, kto, sft) = (self.method == Method::Dpo, self.method == Method::Kto, self.method == Method::Sft);
         let method = || format!("method {} has no such constant", self.method.name());
-        let (of_loss, loss_says) = match dpo {
-            true => (Some(loss), format!("loss type {} has no such constant", loss.name())),
-            false => (None, method()),
-        };
-        let smooths = matches!(of_loss, Some(PreferenceLoss::Cdpo | PreferenceLoss::Robust));
+        let has = |wanted: &[PreferenceLoss]| dpo && losses.iter().any(|(_, loss)| wanted.contains(loss));
+        let loss_says = if dpo { format!("loss type {} has no such constant", self.loss_type) } else { method() };
+        let smooths = has(&[PreferenceLoss::Cdpo, PreferenceLoss::Robust]);
         let optim = format!("optimizer {} has no such constant", self.optim.name());
         let (adam, sgd) = (self.optim == OptimizerKind::AdamW, self.optim == OptimizerKind::Sgd);
         let has_floor = self.lr_scheduler_type == ScheduleKind::CosineWithMinLr;
         let uses = [
             ("label_smoothing", smooths, loss_says.clone()),
-            ("simpo_gamma", of_loss == Some(PreferenceLoss::Simpo), loss_says),
+            ("simpo_gamma", has(&[PreferenceLoss::Simpo]), loss_says.clone()),
+            ("cpo_alpha", has(&[PreferenceLoss::Cpo]), loss_says),
             ("loss_mask", sft, format!("belongs to method sft, not {}", self.method.name())),
             ("packing", sft, format!("belongs to method sft, not {}", self.method.name())),
+            ("loss_weights", dpo, format!("losses on pairs belong to method dpo, not {}", self.method.name())),
             ("loss_type", dpo, format!("losses on pairs belong to method dpo, not {}", self.method.name())),
             ("sft_weight", dpo, format!("losses on pairs belong to method dpo, not {}", self.method.name())),
             ("beta", dpo || kto, method()),

@@ -1,6 +1,6 @@
 //! What is optimised, and on which rows.
 
-use super::config::bad;
+use super::resolve::bad;
 use crate::data::{Rows, Sample};
 use crate::error::Result;
 use serde::{Deserialize, Serialize};

@@ -1,10 +1,11 @@
 //! One optimizer step's rows as losses: which sequences a row needs, and what its log-probs cost.
 
-use super::config::{Method, TrainConfig};
+use super::config::TrainConfig;
 use super::evaluate::References;
+use super::method::Method;
 use crate::data::{Sample, Sequence};
 use crate::error::{Error, Kind, Result};
-use crate::loss::{kl_baseline, kto, sft, ExampleLogps, PairLogps, Preference};
+use crate::loss::{kl_baseline, kto, sft, ExampleLogps, PairLogps, PairUnits};
 
 /// Sums over a step for its report; means are taken at the end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +28,8 @@ pub(super) struct Tally {
 pub(super) struct StepUnits {
     /// Completion tokens.
     pub(super) n_tokens: usize,
+    /// Those of the chosen answers, where there are pairs.
+    pub(super) n_chosen_tokens: usize,
     /// Rows.
     pub(super) n_rows: usize,
     /// KTO's baseline.
@@ -41,6 +44,11 @@ pub(super) fn total(logps: &[f32]) -> f64 {
 /// Completion tokens that a row's loss is formed over.
 pub(super) fn n_loss_tokens(sample: &Sample) -> usize {
     sample.sequences().map(Sequence::n_scored).sum()
+}
+
+/// Those of the answer to imitate or to prefer.
+pub(super) fn n_chosen_tokens(sample: &Sample) -> usize {
+    sample.sequences().next().map_or(0, Sequence::n_scored)
 }
 
 /// Row `i`'s prompt with the completion of the next row that comes from another line of the file: the two answers of a pair
@@ -76,11 +84,11 @@ pub(super) fn row_loss(
             Ok(vec![spread(d, &logps[0])])
         }
         (Method::Dpo, Sample::Pair { .. }) => {
-            let preference = config.preference()?;
-            let reference = if preference.loss.has_reference() { references.of(row)? } else { &[0.0; 2] };
+            let mixture = config.mixture()?;
+            let reference = if mixture.has_reference() { references.of(row)? } else { &[0.0; 2] };
             let (sums, lengths) = ([total(&logps[0]), total(&logps[1])], [logps[0].len(), logps[1].len()]);
-            let pair = pair_logps(&preference, &sums, reference, lengths);
-            let found = preference.of(&pair, units.n_rows);
+            let pair = pair_logps(&sums, reference, lengths);
+            let found = mixture.of(&pair, PairUnits { n_pairs: units.n_rows, n_chosen_tokens: units.n_chosen_tokens });
             tally.loss += found.loss;
             tally.reward_chosen += found.reward_chosen;
             tally.reward_rejected += found.reward_rejected;
@@ -115,9 +123,8 @@ pub(super) fn row_loss(
     }
 }
 
-/// A pair's sums as its loss takes them: those of a reference are 0 where the loss has none.
-pub(super) fn pair_logps(preference: &Preference, sums: &[f64], reference: &[f64], lengths: [usize; 2]) -> PairLogps {
-    let reference = if preference.loss.has_reference() { reference } else { &[0.0; 2] };
+/// A pair's sums as its loss takes them; those of a reference are 0 where the loss has none.
+pub(super) fn pair_logps(sums: &[f64], reference: &[f64], lengths: [usize; 2]) -> PairLogps {
     PairLogps {
         chosen: sums[0],
         rejected: sums[1],

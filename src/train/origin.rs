@@ -28,7 +28,7 @@ pub struct Origin {
 /// Keys whose value changes nothing about a run's steps.
 const WITHOUT_EFFECT: [&str; 4] = ["eval_data", "save_steps", "save_total_limit", "keep_adapters"];
 /// Keys that change a run's bits and nothing else.
-const PLAN: [&str; 3] = ["threads", "precision", "recompute"];
+const PLAN: [&str; 5] = ["threads", "precision", "recompute", "device", "n_gpu_layers"];
 
 impl Origin {
     /// The origin of a run on this machine.
@@ -50,8 +50,9 @@ impl Origin {
     /// good as the run's own, but not its own bits.
     pub fn check(&self, wanted: &Self, inexact: bool) -> Result<()> {
         let differs = |what: &str, was: &str, is: &str, plan: bool| {
-            let hint = if plan { "; --resume-inexact continues nevertheless, with other bits" } else { "" };
-            let message = format!("--resume: {what} is {is}, the run was begun with {was}{hint}");
+            let hint =
+                if plan { "; an inexact resume goes on nevertheless, with other bits (--resume-inexact)" } else { "" };
+            let message = format!("checkpoint: {what} is {is}, the run was begun with {was}{hint}");
             Err(Error::new(Kind::Mismatch, message))
         };
         let none = || "none".to_owned();
@@ -107,10 +108,11 @@ impl TrainConfig {
             if plan && inexact {
                 continue;
             }
-            let hint = if plan { "; --resume-inexact continues nevertheless, with other bits" } else { "" };
+            let hint =
+                if plan { "; an inexact resume goes on nevertheless, with other bits (--resume-inexact)" } else { "" };
             let (is, was) = (shown(is.get(key.as_str())), shown(was.get(key.as_str())));
             let flag = key.replace('_', "-");
-            let message = format!("--resume: {flag} is {is}, the run was begun with {was}{hint}");
+            let message = format!("checkpoint: {flag} is {is}, the run was begun with {was}{hint}");
             return Err(Error::new(Kind::Mismatch, message));
         }
         Ok(())

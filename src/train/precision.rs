@@ -1,6 +1,6 @@
 //! In which numbers a run computes, and whether it keeps what it computed.
 
-use super::config::bad;
+use super::resolve::bad;
 use crate::engine::Form;
 use crate::error::Result;
 use crate::kernel::has_fast_bf16;

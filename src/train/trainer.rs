@@ -1,9 +1,10 @@
 //! The loop over optimizer steps.
 
-use super::config::{Method, TrainConfig};
+use super::config::TrainConfig;
 use super::course::Measured;
 use super::evaluate::{summed_log_probs, References};
-use super::objective::{baseline, mismatched, n_loss_tokens, row_loss, StepUnits, Tally};
+use super::method::Method;
+use super::objective::{baseline, mismatched, n_chosen_tokens, n_loss_tokens, row_loss, StepUnits, Tally};
 use super::policy::Policy;
 use crate::data::{order, Dataset, Sequence};
 use crate::engine::Layout;
@@ -84,6 +85,14 @@ pub struct TrainerState {
     pub optimizer: OptimizerState,
     /// What the reference gave at the run's beginning.
     pub references: References,
+}
+
+impl TrainerState {
+    /// That of a run before its first step, and before its reference.
+    pub fn unstarted(config: &TrainConfig, policy: &dyn Policy) -> Self {
+        let optimizer = Optimizer::new(config.optimizer(), policy.lengths().into_iter()).state();
+        Self { optimizer, ..Self::default() }
+    }
 }
 
 impl<D> std::fmt::Debug for Trainer<D> {
@@ -188,6 +197,7 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         let samples = &self.data.samples;
         let units = StepUnits {
             n_tokens: rows.iter().map(|&r| n_loss_tokens(&samples[r])).sum(),
+            n_chosen_tokens: rows.iter().map(|&r| n_chosen_tokens(&samples[r])).sum(),
             n_rows: rows.len(),
             kl: self.kl(policy, &rows)?,
         };
@@ -224,8 +234,10 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         let (factor, learning_rate) = (clip_factor(grad_norm, self.config.max_grad_norm), self.schedule.at(step));
         self.optimizer.begin();
         for i in 0..n_tensors {
+            // LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B learns faster than A.
+            let ratio = if policy.name(i).ends_with(".lora_b") { self.config.loraplus_lr_ratio } else { 1.0 };
             let (values, gradient) = policy.tensor(i);
-            self.optimizer.update(i, values, gradient, factor, learning_rate);
+            self.optimizer.update(i, values, gradient, factor, learning_rate * ratio);
         }
         self.done = step + 1;
         let (block_grad_norms, step_seconds) = (block_norms(policy, &squares), begun.elapsed().as_secs_f64());

@@ -1,7 +1,7 @@
 //! An exported adapter in llama.cpp's hands: what it computes with the file is what our program computes with the factors.
 
 use crate::tiny;
-use llama_align::adapter::{export, import, Lineage, Linear, Lora};
+use llama_align::adapter::{export, import, Lineage, Linear, Lora, LoraShape};
 use llama_align::data::Sequence;
 use llama_align::engine::{Delta, Engine, Form};
 use llama_align::gguf::{self, base_hash, check_fits, validate_adapter};
@@ -34,7 +34,10 @@ impl Fixture {
 
     /// Factors that change a lot: B is far from zero.
     fn lora(&self, rank: usize, alpha: f32, seed: u64) -> Lora {
-        let mut lora = Lora::init(&Linear::all(&self.trace), rank, alpha, seed);
+        Self::moved(Lora::init(&Linear::all(&self.trace), rank, alpha, seed))
+    }
+
+    fn moved(mut lora: Lora) -> Lora {
         for (f, factor) in lora.factors.iter_mut().enumerate() {
             for (i, b) in factor.b.iter_mut().enumerate() {
                 *b = ((i * 31 + f * 17) as f32 * 0.7).sin() * 0.2;
@@ -136,4 +139,25 @@ fn equal_factors_give_equal_bytes_without_clock_or_path() {
     let lora = fixture.lora(4, 8.0, 9);
     let bytes = |name| std::fs::read(fixture.export(&lora, name)).unwrap();
     assert!(bytes("one.gguf") == bytes("two.gguf"));
+}
+
+/// Ranks and alphas of some modules' own, and rsLoRA: a file has one alpha, so B takes the ratios in. These are powers of two,
+/// so nothing is rounded.
+#[test]
+fn ranks_and_alphas_of_their_own_mean_the_same_in_the_file() {
+    let fixture = Fixture::new("llama-untied", Type::Q8_0);
+    for (rank_stabilized, own_alpha) in [(false, 2.0), (true, 16.0)] {
+        let shape = LoraShape {
+            rank: 4,
+            alpha: 8.0,
+            rank_stabilized,
+            rank_pattern: [("q_proj".to_owned(), 16), ("blk.1.ffn_down".to_owned(), 1)].into(),
+            alpha_pattern: [("ffn_up".to_owned(), own_alpha)].into(),
+        };
+        let lora = Fixture::moved(shape.init(&Linear::all(&fixture.trace), 3).unwrap());
+        let scales: std::collections::BTreeSet<_> = lora.factors.iter().map(|f| lora.scale(f).to_bits()).collect();
+        assert_eq!(scales.len(), 3, "{scales:?}");
+        let path = fixture.export(&lora, "own.gguf");
+        assert!(fixture.decoded(&[(&path, 1.0)]) == fixture.computed(vec![delta(lora, 1.0)]), "{rank_stabilized}");
+    }
 }

@@ -3,6 +3,7 @@
 use crate::bench::{named, norm, rows, Bench, Reports};
 use llama_align::data::{Dataset, Sample, Sequence};
 use llama_align::error::{Kind, Result};
+use llama_align::optim::OptimizerKind;
 use llama_align::train::{Method, Observer, Policy, StepReport, TrainConfig, Trainer};
 use quant::Type;
 
@@ -89,6 +90,21 @@ fn the_reference_is_the_policy_of_step_zero_to_the_bit() {
                 assert!(first.grad_norm > 1e-3, "{what}: nothing to learn");
             }
         }
+    }
+}
+
+/// With SGD a step is the gradient times the rate: under LoRA+ A moves as at its rate, and B as at four times that.
+#[test]
+fn lora_plus_is_another_rate_for_b() {
+    let bench = Bench::open(Type::F32);
+    let run = |learning_rate, loraplus_lr_ratio| {
+        let base = config(Method::Dpo, 4, 2);
+        let sgd = TrainConfig { optim: OptimizerKind::Sgd, warmup_ratio: 0.0, max_steps: 1, ..base };
+        bench.train(&TrainConfig { learning_rate, loraplus_lr_ratio, ..sgd }, &rows(Method::Dpo), bench.warm(5)).lora
+    };
+    let (plus, slow, fast) = (run(0.25, 4.0), run(0.25, 1.0), run(1.0, 1.0));
+    for ((plus, slow), fast) in plus.factors.iter().zip(&slow.factors).zip(&fast.factors) {
+        assert!(plus.a == slow.a && plus.b == fast.b && slow.b != fast.b, "{}", plus.weight);
     }
 }
 

@@ -124,10 +124,24 @@ impl Built {
         let said = self.prints(&dpo, &["model.gguf", "rows.jsonl", "early.gguf", "-1"]);
         assert!(said.contains("step 1/8") && !said.contains("step 2/8") && said.contains("cancelled: "), "{said}");
 
+        let resume = self.compile("gcc", "c99", "08_resume.c");
+        let arguments = |run: &'static str, adapter: &'static str| ["model.gguf", "rows.jsonl", run, adapter];
+        self.prints(&resume, &arguments("whole-run.gguf", "whole.gguf"));
+        let stopped = [&arguments("cut-run.gguf", "cut.gguf")[..], &["3"]].concat();
+        let said = self.prints(&resume, &stopped);
+        assert!(said.contains("begins after step 0") && said.contains("stopped after step 3"), "{said}");
+        let said = self.prints(&resume, &arguments("cut-run.gguf", "cut.gguf"));
+        assert!(said.contains("begins after step 3") && said.contains("complete after step 8"), "{said}");
+        let bytes = |name: &str| fs::read(self.world.file(name)).unwrap();
+        assert!(bytes("whole.gguf") == bytes("cut.gguf") && bytes("whole-run.gguf") == bytes("cut-run.gguf"));
+
         for standard in ["c++11", "c++20"] {
             let raii = self.compile("g++", standard, "04_raii.cpp");
             let said = self.prints(&raii, &["model.gguf", "kto.gguf"]);
-            assert!(said.contains("step 4 loss") && said.contains("2 rows"), "{said}");
+            assert!(
+                said.contains("step 4 loss") && said.contains("taken up after step 4") && said.contains("2 rows"),
+                "{said}"
+            );
             self.adapter("kto.gguf", "kto");
         }
         let merge = self.compile("gcc", "c99", "07_merge.c");
@@ -144,7 +158,7 @@ fn every_example_compiles_without_a_warning_and_runs() {
     // 05 and 06 have a llama.cpp of their own: see `host`.
     let sources = fs::read_dir(root().join("c_examples")).unwrap().map(|e| e.unwrap().path());
     let n = sources.filter(|p| p.extension().is_some_and(|e| e == "c" || e == "cpp")).count();
-    assert_eq!(n, 7, "an example is not tried");
+    assert_eq!(n, 8, "an example is not tried");
 }
 
 #[test]

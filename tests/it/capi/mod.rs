@@ -10,5 +10,6 @@ mod host;
 mod memory;
 mod misuse;
 mod packaging;
+mod resume;
 mod table;
 mod world;

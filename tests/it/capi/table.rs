@@ -136,16 +136,25 @@ const TRAINER: Layout = Layout {
         offset_of!(llama_align_trainer_params, batch_size),
         offset_of!(llama_align_trainer_params, grad_accum),
         offset_of!(llama_align_trainer_params, micro_batch_tokens),
+        offset_of!(llama_align_trainer_params, loss),
+        offset_of!(llama_align_trainer_params, optim),
     ],
     reals: &[
         offset_of!(llama_align_trainer_params, epochs),
         offset_of!(llama_align_trainer_params, learning_rate),
         offset_of!(llama_align_trainer_params, warmup_ratio),
+        offset_of!(llama_align_trainer_params, min_lr),
+        offset_of!(llama_align_trainer_params, loraplus_lr_ratio),
         offset_of!(llama_align_trainer_params, beta),
+        offset_of!(llama_align_trainer_params, label_smoothing),
+        offset_of!(llama_align_trainer_params, simpo_gamma),
+        offset_of!(llama_align_trainer_params, cpo_alpha),
+        offset_of!(llama_align_trainer_params, sft_weight),
         offset_of!(llama_align_trainer_params, desirable_weight),
         offset_of!(llama_align_trainer_params, undesirable_weight),
         offset_of!(llama_align_trainer_params, max_grad_norm),
         offset_of!(llama_align_trainer_params, weight_decay),
+        offset_of!(llama_align_trainer_params, sgd_momentum),
         offset_of!(llama_align_trainer_params, adam_beta1),
         offset_of!(llama_align_trainer_params, adam_beta2),
         offset_of!(llama_align_trainer_params, adam_epsilon),
@@ -503,6 +512,32 @@ pub(super) fn functions() -> Vec<Function> {
             a[2] as _,
             a[3] as _,
             a[4] as _
+        ),
+        function!(
+            llama_align_trainer_resume,
+            [
+                Handle(H::Adapter),
+                Handle(H::Dataset),
+                Params(TRAINER),
+                Input("checkpoint.gguf"),
+                Number(0),
+                OutHandle,
+                Error
+            ],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _,
+            a[5] as _,
+            a[6] as _
+        ),
+        function!(
+            llama_align_trainer_save,
+            [Handle(H::Trainer), Output("saved.gguf"), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
         ),
         function!(
             llama_align_trainer_step,

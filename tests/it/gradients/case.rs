@@ -178,7 +178,7 @@ fn adapter(trace: &Trace) -> Delta {
         let mut random = Random::of(&format!("{weight} factors"));
         let a = random.vector(n_in * RANK, 1.0 / (n_in as f32).sqrt());
         let b = random.vector(n_out * RANK, 0.2);
-        Factor { weight, rank: RANK, n_in, n_out, a, b }
+        Factor { weight, rank: RANK, n_in, n_out, a, b, alpha: None }
     };
     let factors = trace.linears().into_keys().map(factor).collect();
     Delta { lora: Lora { alpha: 6.0, factors }, scale: 0.75, trainable: true }

@@ -168,6 +168,8 @@ fn every_flag_of_train_prints_its_default() {
         "--dry-run",
         "--list-devices",
         "--load-best-model-at-end",
+        "--use-rslora",
+        "--lora",
         "--resume",
         "--resume-inexact",
         "--assistant-only-loss",

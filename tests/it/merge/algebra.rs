@@ -36,7 +36,7 @@ impl Bench {
 /// B·A times its strength, in F64.
 fn product(lora: &Lora, name: &str) -> Vec<f64> {
     let f = lora.factors.iter().find(|f| f.weight == name).unwrap();
-    let scale = f64::from(lora.strength(f));
+    let scale = f64::from(lora.scale(f));
     let term = |o: usize, i: usize, k: usize| f64::from(f.b[o * f.rank + k]) * f64::from(f.a[k * f.n_in + i]);
     let all = (0..f.n_out).flat_map(|o| (0..f.n_in).map(move |i| (o, i)));
     all.map(|(o, i)| scale * (0..f.rank).map(|k| term(o, i, k)).sum::<f64>()).collect()

@@ -31,7 +31,7 @@ impl Bench {
             let (n_in, n_out) = (t.ne[0] as usize, t.ne[1] as usize);
             let a = random.vector(n_in * rank, 1.0 / (n_in as f32).sqrt());
             let b = random.vector(n_out * rank, size);
-            Factor { weight: t.name.clone(), rank, n_in, n_out, a, b }
+            Factor { weight: t.name.clone(), rank, n_in, n_out, a, b, alpha: None }
         });
         let lora = Lora { alpha, factors: factors.collect() };
         let lineage = Lineage {

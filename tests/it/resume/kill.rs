@@ -55,8 +55,17 @@ fn dpo() {
 }
 
 #[test]
-fn simpo_with_sgd() {
-    killed_runs_end_as_whole_ones(&["--loss-type", "simpo", "--optim", "sgd", "--learning-rate", "0.01"]);
+fn a_mixture_with_sgd() {
+    killed_runs_end_as_whole_ones(&[
+        "--loss-type",
+        "simpo,sft",
+        "--loss-weights",
+        "0.7,0.3",
+        "--optim",
+        "sgd",
+        "--learning-rate",
+        "0.01",
+    ]);
 }
 
 #[test]

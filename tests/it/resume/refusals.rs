@@ -50,7 +50,7 @@ fn another_plan_configuration_model_or_data_is_refused_by_name() {
         if flags == ["--precision", "f32"] && !llama_align::kernel::has_fast_bf16() {
             continue;
         }
-        shop.refused("run", &auto(flags), 78, &[&["--resume"], says].concat());
+        shop.refused("run", &auto(flags), 78, &[&["checkpoint: "], says].concat());
     }
     shop.refused("run", &auto(&["--overwrite"]), 2, &["--overwrite"]);
     shop.refused("run", &["--resume-inexact"], 2, &["--resume"]);

@@ -1,0 +1,45 @@
+//! Flags about what is trained, as `train` takes them; names are PEFT's where it has them.
+
+use crate::train::TrainOverrides;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct AdapterArgs {
+    /// Rank r of the factors [default: 16]
+    #[arg(long, alias = "lora-r")]
+    pub(super) lora_rank: Option<usize>,
+    /// The update is scaled by alpha / r [default: 32]
+    #[arg(long)]
+    lora_alpha: Option<f32>,
+    /// all-linear, or modules separated by commas: attn_q,ffn_down or q_proj,down_proj [default: all-linear]
+    #[arg(long, alias = "lora-target-modules", alias = "target-modules")]
+    lora_targets: Option<String>,
+    /// Blocks that are adapted, by numbers and ranges with commas between: 0,10-29 [default: all]
+    #[arg(long)]
+    layers_to_transform: Option<String>,
+    /// Scale the update by alpha / √r instead (rsLoRA)
+    #[arg(long)]
+    use_rslora: bool,
+    /// Learning rate of B over that of A (LoRA+) [default: 1]
+    #[arg(long)]
+    loraplus_lr_ratio: Option<f64>,
+    /// Go on training this adapter: rank, alpha and weights are its own, and the reference is the model with it
+    #[arg(long, conflicts_with_all = ["lora_rank", "lora_alpha", "lora_targets", "layers_to_transform", "use_rslora"])]
+    pub(super) lora: Option<PathBuf>,
+}
+
+impl AdapterArgs {
+    /// Into the configuration's flags.
+    pub(super) fn overrides(&self, rest: TrainOverrides) -> TrainOverrides {
+        TrainOverrides {
+            lora_rank: self.lora_rank,
+            lora_alpha: self.lora_alpha,
+            lora_targets: self.lora_targets.clone(),
+            layers_to_transform: self.layers_to_transform.clone(),
+            use_rslora: self.use_rslora.then_some(true),
+            loraplus_lr_ratio: self.loraplus_lr_ratio,
+            ..rest
+        }
+    }
+}
