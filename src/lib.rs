@@ -37,6 +37,7 @@ pub mod loss;
 pub mod optim;
 
 pub mod adapter;
+pub mod mask;
 pub mod merge;
 pub mod modelfile;
 pub mod train;

@@ -221,7 +221,7 @@ impl File {
     }
 
     /// An error about a key of this file.
-    pub(super) fn fault(&self, key: &str, what: &str) -> Error {
+    pub(crate) fn fault(&self, key: &str, what: &str) -> Error {
         Error::new(Kind::Format, format!("{}: key {key} {what}", self.path.display()))
     }
 }

@@ -7,13 +7,17 @@
 mod kto;
 pub mod logprob;
 mod mixture;
+mod npo;
 mod preference;
 mod sft;
+mod tokens;
 
 pub use kto::{kl_baseline, kto, ExampleLogps, ExampleLoss};
 pub use mixture::{Mixture, PairUnits};
+pub use npo::{TokenLoss, TokenNpo};
 pub use preference::{PairLogps, PairLoss, Preference, PreferenceLoss};
 pub use sft::sft;
+pub use tokens::{lowest, weighted_sum};
 
 /// ln σ(x), without overflow at either end.
 fn log_sigmoid(x: f64) -> f64 {
