@@ -6,6 +6,7 @@ use super::args_data::{Adapters, DataCommand, PairsArgs, RateArgs, Sampling};
 use super::args_devices::{spelled_out, Devices};
 use super::args_held_out::HeldOutArgs;
 use super::args_loss::LossArgs;
+use super::args_mask::{MaskCommand, NeuronsArgs};
 use super::args_merge::MergeArgs;
 use super::args_optim::OptimArgs;
 use super::args_rows::RowsArgs;
@@ -46,10 +47,15 @@ pub(super) enum Command {
     Rate(RateArgs),
     /// Make one model of several, or fold adapters into a model
     Merge(Box<MergeArgs>),
+    /// Find the weights that preferences move, as a mask for train
+    Neurons(NeuronsArgs),
+    /// Make masks of masks: union, intersection, difference, complement, a random control
+    #[command(subcommand)]
+    Mask(MaskCommand),
     /// Add, scale, shorten, extract adapters
     #[command(subcommand)]
     Adapter(AdapterCommand),
-    /// Describe a GGUF model, an adapter or a run directory
+    /// Describe a GGUF model, an adapter, a mask or a run directory
     Inspect(InspectArgs),
     /// Measure how fast a model trains on this machine
     Bench(BenchArgs),
@@ -239,6 +245,9 @@ pub(super) struct InspectArgs {
     /// JSON on stdout
     #[arg(long)]
     pub(super) json: bool,
+    /// File for a page that shows where a mask lies
+    #[arg(long)]
+    pub(super) html: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

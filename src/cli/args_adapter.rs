@@ -27,6 +27,9 @@ pub(super) struct AdapterArgs {
     /// Go on training this adapter: rank, alpha and weights are its own, and the reference is the model with it
     #[arg(long, conflicts_with_all = ["lora_rank", "lora_alpha", "lora_targets", "layers_to_transform", "use_rslora"])]
     pub(super) lora: Option<PathBuf>,
+    /// Move only what this mask leaves free, as `neurons` makes them; the rest of the model keeps its bits
+    #[arg(long)]
+    mask: Option<PathBuf>,
 }
 
 impl AdapterArgs {
@@ -39,6 +42,7 @@ impl AdapterArgs {
             layers_to_transform: self.layers_to_transform.clone(),
             use_rslora: self.use_rslora.then_some(true),
             loraplus_lr_ratio: self.loraplus_lr_ratio,
+            mask: self.mask.clone(),
             ..rest
         }
     }

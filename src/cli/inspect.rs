@@ -3,7 +3,9 @@
 use super::args::InspectArgs;
 use super::Printer;
 use crate::error::{Error, Kind, Result};
-use crate::gguf::{validate_adapter, Array, File, Value};
+use crate::gguf::{check_output, validate_adapter, write_atomically, Array, File, Value};
+use crate::mask::{is_mask, shares, Mask, Share};
+use crate::report::mask_page;
 use serde_json::{json, Map};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,12 +16,26 @@ const SHOWN_MAX: usize = 120;
 /// Runs the command.
 pub(super) fn run(args: &InspectArgs, printer: &mut Printer) -> Result<u8> {
     let description = if args.file.is_dir() { run_directory(&args.file)? } else { gguf(&args.file)? };
+    if let Some(page) = &args.html {
+        page_of(&args.file, page)?;
+    }
     if args.json {
         printer.data(&description.to_string());
     } else {
         show(printer, &description, 0);
     }
     Ok(0)
+}
+
+/// Writes a mask's page.
+fn page_of(path: &Path, page: &Path) -> Result<()> {
+    check_output(page, [path], true)?;
+    let file = File::open(path)?;
+    if !is_mask(&file) {
+        return Err(Error::new(Kind::Argument, format!("{}: --html shows masks", path.display())));
+    }
+    let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+    write_atomically(page, mask_page(&Mask::from_file(&file)?, &name).as_bytes())
 }
 
 fn gguf(path: &Path) -> Result<serde_json::Value> {
@@ -40,7 +56,7 @@ fn gguf(path: &Path) -> Result<serde_json::Value> {
     let is_adapter = kind == Some("adapter");
     let mut description = json!({
         "file": path.display().to_string(),
-        "kind": kind.filter(|k| ["adapter", "checkpoint"].contains(k)).unwrap_or("model"),
+        "kind": kind.filter(|k| ["adapter", "checkpoint", "mask"].contains(k)).unwrap_or("model"),
         "gguf_version": file.version(),
         "architecture": file.get("general.architecture").and_then(Value::as_str),
         "parameters": parameters,
@@ -55,8 +71,31 @@ fn gguf(path: &Path) -> Result<serde_json::Value> {
         description["adapted_weights"] = json!(info.pairs.iter().map(|p| p.weight.clone()).collect::<Vec<_>>());
         description["base_hash"] = json!(info.base_hash);
     }
+    if is_mask(&file) {
+        describe_mask(&mut description, &Mask::from_file(&file)?);
+    }
     description["keys"] = keys.into();
     Ok(description)
+}
+
+/// What a mask leaves free: together, by module, by block and module.
+fn describe_mask(description: &mut serde_json::Value, mask: &Mask) {
+    let unit = mask.granularity().name();
+    let show = |s: &Share| json!(format!("{} of {} {unit}s, {:.2} % of the weights", s.count, s.n, 100.0 * s.ratio()));
+    let (mut all, mut modules) = (Share::default(), BTreeMap::<String, Share>::new());
+    let mut blocks: BTreeMap<String, Map<String, serde_json::Value>> = BTreeMap::new();
+    for ((block, module), share) in shares(mask) {
+        all.add(&share);
+        modules.entry(module.clone()).or_default().add(&share);
+        // Padded, so that their names have their order.
+        let block = block.map_or("other".to_owned(), |b| format!("{b:3}"));
+        blocks.entry(block).or_default().insert(module, json!(format!("{:.2} %", 100.0 * share.ratio())));
+    }
+    description["granularity"] = json!(unit);
+    description["free"] = show(&all);
+    description["modules"] = modules.iter().map(|(module, share)| (module.clone(), show(share))).collect();
+    description["blocks"] = json!(blocks);
+    description["from"] = json!(mask.provenance);
 }
 
 /// A value as JSON; long texts and arrays are cut, control characters escaped by JSON itself.

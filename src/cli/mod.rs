@@ -10,6 +10,7 @@ mod args_data;
 mod args_devices;
 mod args_held_out;
 mod args_loss;
+mod args_mask;
 mod args_merge;
 mod args_optim;
 mod args_rows;
@@ -29,7 +30,9 @@ mod grid;
 mod initial;
 mod inspect;
 mod interrupt;
+mod mask;
 mod merge;
+mod neurons;
 mod output;
 mod pairs;
 mod rate;
@@ -74,6 +77,8 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
         Command::Pairs(args) => pairs::run(&args, &mut printer),
         Command::Rate(args) => rate::run(&args, &mut printer),
         Command::Merge(args) => merge::run(&args, &mut printer),
+        Command::Neurons(args) => neurons::run(&args, &mut printer),
+        Command::Mask(command) => mask::run(&command, &mut printer),
         Command::Adapter(command) => adapter::run(&command, &mut printer),
         Command::Inspect(args) => inspect::run(&args, &mut printer),
         Command::Bench(args) => bench::run(&args, &mut printer),

@@ -7,6 +7,7 @@ use super::Printer;
 use crate::data::Dataset;
 use crate::engine::{Engine, Profile};
 use crate::error::{Error, Kind, Result};
+use crate::mask::Hold;
 use crate::train::{
     Checkpoint, Course, HeldOut, Measured, MetricsFile, Observer, Origin, Outcome, Policy, StepReport, Trainer,
 };
@@ -19,6 +20,8 @@ pub(super) struct Steps<'a> {
     pub(super) data: &'a Dataset,
     pub(super) held_out: Option<&'a HeldOut<&'a Dataset>>,
     pub(super) origin: &'a Origin,
+    /// What a mask leaves free.
+    pub(super) hold: Option<&'a Hold>,
     /// Where it goes on from.
     pub(super) from: Option<&'a Checkpoint>,
     pub(super) interrupt: &'a Interrupt,
@@ -73,6 +76,9 @@ impl Steps<'_> {
             None => Trainer::new(config, self.data, engine, &mut shared)?,
             Some(checkpoint) => Trainer::resume(config, self.data, engine, checkpoint.state.clone())?,
         };
+        if let Some(hold) = self.hold {
+            trainer.hold(engine, hold)?;
+        }
         let mut course = match self.held_out {
             None => None,
             Some(held_out) => Some(Course::resume(config, held_out, &mut shared, best, engine)?),

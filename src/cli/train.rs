@@ -7,13 +7,14 @@ use super::resume::Start;
 use super::samples::{first_prompts, samples};
 use super::steps::{End, Steps};
 use super::watch::Keep;
-use super::{dataset, devices, initial, open_model, Printer};
+use super::{dataset, devices, initial, mask, open_model, Printer};
 use crate::adapter::{export, Lineage};
 use crate::check::checked_trace;
 use crate::data::{read_all_with, Dataset, Rows, Text};
 use crate::engine::{Delta, Engine, Profile};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
+use crate::mask::Hold;
 use crate::os::available_bytes;
 use crate::report::{write_page, PAGE};
 use crate::runtime::Model;
@@ -71,14 +72,22 @@ pub(super) fn one(
             format!("{}: {op}: no gradient rule for this op", args.model.display()),
         ));
     }
-    let (lora, lora_hash) = match &args.adapter.lora {
+    let (mut lora, lora_hash) = match &args.adapter.lora {
         None => (initial::fresh(&config, &trace)?, None),
         Some(path) => {
             let (lora, hash) = initial::from_file(path, &file)?;
             (lora, Some(hash))
         }
     };
-    let n_trainable: usize = lora.factors.iter().map(|f| f.a.len() + f.b.len()).sum();
+    let (hold, mask_hash) = match &config.mask {
+        None => (None, None),
+        Some(path) => {
+            let (hold, hash) = mask::hold_by(path, &file, &mut lora)?;
+            (Some(hold), Some(hash))
+        }
+    };
+    let n_all: usize = lora.factors.iter().map(|f| f.a.len() + f.b.len()).sum();
+    let n_trainable = hold.as_ref().map_or(n_all as u64, Hold::n_free);
     let packs = config.packs(&data.samples);
     let n_steps = config.n_steps(packs.len());
     let unit = if config.packing { "packs" } else { "rows" };
@@ -100,7 +109,7 @@ pub(super) fn one(
         return Ok(0);
     }
     let mut origin = Origin::here(&config, base_hash(&file), &data, held_out.as_ref());
-    origin.lora = lora_hash;
+    (origin.lora, origin.mask) = (lora_hash, mask_hash);
     model.devices().iter().for_each(|d| origin.kernels += &format!(", {}", d.description));
     let (run_dir, mut metrics) = match &start {
         Start::From(begun) => {
@@ -130,8 +139,16 @@ pub(super) fn one(
     let lineage = lineage(&model, &file, &config);
     let keep = Keep { config: &config, run_dir: &run_dir, lineage: &lineage };
     let held = held_out.as_ref();
-    let steps =
-        Steps { keep, data: &data, held_out: held, origin: &origin, from, interrupt: &interrupt, profile: &profile };
+    let steps = Steps {
+        keep,
+        data: &data,
+        held_out: held,
+        origin: &origin,
+        hold: hold.as_ref(),
+        from,
+        interrupt: &interrupt,
+        profile: &profile,
+    };
     let (last, outcome) = match steps.run(&mut engine, &mut metrics, printer)? {
         End::Done(done) => *done,
         End::Interrupted(checkpoint) => {

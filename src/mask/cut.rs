@@ -36,7 +36,7 @@ impl Cut {
         let below =
             counts(scores, |value| (order.key(value) & 0xffff) as usize, |value| order.key(value) >> 16 == high)?;
         let (low, ties) = nth(&below, left);
-        Ok(Self { key: high << 16 | low, ties })
+        Ok(Self { key: (high << 16) | low, ties })
     }
 
     pub(super) fn start(self) -> Cutter {

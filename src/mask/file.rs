@@ -7,7 +7,7 @@ use quant::Type;
 use std::path::Path;
 
 /// `general.type` of a mask.
-pub(crate) const KIND: &str = "mask";
+const KIND: &str = "mask";
 const GRANULARITY: &str = "llama_align.mask.granularity";
 const N_IN: &str = "llama_align.mask.n_in";
 const N_OUT: &str = "llama_align.mask.n_out";
@@ -106,7 +106,7 @@ impl Mask {
 }
 
 /// Whether a file says that it is a mask.
-pub(crate) fn is_mask(file: &File) -> bool {
+pub fn is_mask(file: &File) -> bool {
     file.get("general.type").and_then(Value::as_str) == Some(KIND)
 }
 

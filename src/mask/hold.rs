@@ -6,29 +6,21 @@
 use super::{Bits, Granularity, Mask};
 use crate::adapter::{Factor, Lora};
 use crate::error::{Error, Kind, Result};
+use std::collections::BTreeMap;
 
-/// What may move of an adapter, factor by factor.
+/// What may move of what is trained, by the parameters' names: `<weight>.lora_a`, `<weight>.lora_b`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hold {
-    /// A's and B's free numbers of every factor.
-    pub factors: Vec<[Bits; 2]>,
-}
+pub struct Hold(BTreeMap<String, Bits>);
 
 impl Hold {
-    /// The free numbers of a parameter, `<weight>.lora_a` or `<weight>.lora_b`.
-    pub fn of(&self, lora: &Lora, name: &str) -> Option<&Bits> {
-        let (weight, half) = match (name.strip_suffix(".lora_a"), name.strip_suffix(".lora_b")) {
-            (Some(weight), _) => (weight, 0),
-            (_, Some(weight)) => (weight, 1),
-            _ => return None,
-        };
-        let factor = lora.factors.iter().position(|f| f.weight == weight)?;
-        Some(&self.factors[factor][half])
+    /// The free numbers of a parameter.
+    pub fn of(&self, name: &str) -> Option<&Bits> {
+        self.0.get(name)
     }
 
     /// Numbers that are free.
     pub fn n_free(&self) -> u64 {
-        self.factors.iter().flatten().map(|bits| bits.count() as u64).sum()
+        self.0.values().map(|bits| bits.count() as u64).sum()
     }
 }
 
@@ -42,8 +34,13 @@ pub fn hold(mask: &Mask, lora: &mut Lora) -> Result<Hold> {
         let message = "mask: single weights cannot be held in B·A; make a mask of rows, columns or tensors";
         return Err(Error::new(Kind::Unsupported, message));
     }
-    let factors = lora.factors.iter_mut().map(|factor| hold_factor(mask, factor));
-    let hold = Hold { factors: factors.collect::<Result<_>>()? };
+    let mut free = BTreeMap::new();
+    for factor in &mut lora.factors {
+        let [a, b] = hold_factor(mask, factor)?;
+        free.insert(format!("{}.lora_a", factor.weight), a);
+        free.insert(format!("{}.lora_b", factor.weight), b);
+    }
+    let hold = Hold(free);
     if hold.n_free() == 0 {
         return Err(Error::new(Kind::Argument, "mask: it leaves nothing free of the weights that are adapted"));
     }
@@ -109,6 +106,7 @@ mod tests {
             n_out: 4,
             a: vec![1.0; 6],
             b: vec![0.0; 8],
+            alpha: None,
         };
         Lora { alpha: 2.0, factors: vec![factor("x"), factor("y")] }
     }
@@ -128,7 +126,7 @@ mod tests {
         let mut by_row = lora();
         let rows = hold(&mask(Granularity::Row, 4, &[1, 3]), &mut by_row).unwrap();
         assert_eq!(by_row, lora());
-        let of = |hold: &Hold, name: &str| free(hold.of(&lora(), name).unwrap());
+        let of = |hold: &Hold, name: &str| free(hold.of(name).unwrap());
         assert_eq!((of(&rows, "x.lora_a").len(), of(&rows, "x.lora_b")), (6, vec![2, 3, 6, 7]));
         assert!(of(&rows, "y.lora_a").is_empty() && of(&rows, "y.lora_b").is_empty());
         let mut by_column = lora();

@@ -40,7 +40,7 @@ impl Scores for LowRank<'_> {
 
     fn visit(&self, i: usize, each: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
         let factor = &self.lora.factors[i];
-        let (rank, n_in, scale) = (factor.rank, factor.n_in, scale(self.lora, factor));
+        let (rank, n_in, scale) = (factor.rank, factor.n_in, self.lora.scale(factor));
         let rows = (TILE / n_in).max(1);
         for b in factor.b.chunks(rows * rank) {
             let mut tile = vec![0.0f32; b.len() / rank * n_in];
@@ -56,14 +56,6 @@ impl Scores for LowRank<'_> {
     }
 }
 
-/// What B·A is multiplied by; an alpha of 0 means 1, as in llama.cpp.
-fn scale(lora: &Lora, factor: &Factor) -> f32 {
-    match lora.alpha {
-        0.0 => 1.0,
-        alpha => alpha / factor.rank as f32,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{select, Band, Order};
@@ -75,7 +67,7 @@ mod tests {
         let (n_in, n_out, rank) = (640, 300, 3);
         let wave = |n: usize, f: f32| (0..n).map(|i| (i as f32 * f).sin()).collect::<Vec<_>>();
         let (a, b) = (wave(n_in * rank, 0.37), wave(n_out * rank, 0.91));
-        let factor = Factor { weight: "w".into(), rank, n_in, n_out, a, b };
+        let factor = Factor { weight: "w".into(), rank, n_in, n_out, a, b, alpha: None };
         let lora = Lora { alpha: 6.0, factors: vec![factor.clone()] };
         let shapes = lora.shapes();
         let (mut found, mut n_tiles) = (Vec::new(), 0);

@@ -17,6 +17,7 @@ mod set;
 mod table;
 
 pub use bits::Bits;
+pub use file::is_mask;
 pub use granularity::{Granularity, Shape};
 pub use hold::{hold, Hold};
 pub use low_rank::LowRank;

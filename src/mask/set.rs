@@ -149,7 +149,7 @@ impl TensorMask {
         let (mut left, mut wanted) = (self.bits.len() as u64, self.bits.count() as u64);
         for i in 0..self.bits.len() {
             // Chosen with probability wanted / left, in 64 bits.
-            if u128::from(rng.next_u64()) * u128::from(left) >> 64 < u128::from(wanted) {
+            if (u128::from(rng.next_u64()) * u128::from(left)) >> 64 < u128::from(wanted) {
                 bits.set(i);
                 wanted -= 1;
             }

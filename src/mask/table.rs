@@ -17,6 +17,12 @@ pub struct Share {
 }
 
 impl Share {
+    /// Takes another one's tensors in.
+    pub fn add(&mut self, other: &Self) {
+        (self.count, self.n) = (self.count + other.count, self.n + other.n);
+        (self.weights, self.n_weights) = (self.weights + other.weights, self.n_weights + other.n_weights);
+    }
+
     /// Free weights per weight.
     pub fn ratio(&self) -> f64 {
         self.weights as f64 / self.n_weights.max(1) as f64

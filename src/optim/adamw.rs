@@ -40,6 +40,19 @@ impl AdamW {
 
     /// Moves tensor `i` against its gradient times `factor` (the clipping factor).
     pub fn update(&mut self, i: usize, values: &mut [f32], gradient: &[f32], factor: f32, learning_rate: f64) {
+        self.update_from(i, 0, values, gradient, factor, learning_rate);
+    }
+
+    /// The same for a part of the tensor, which begins with its number `start`.
+    pub(super) fn update_from(
+        &mut self,
+        i: usize,
+        start: usize,
+        values: &mut [f32],
+        gradient: &[f32],
+        factor: f32,
+        learning_rate: f64,
+    ) {
         let AdamWParams { beta1, beta2, eps, weight_decay } = self.params;
         let t = self.step as i32;
         let step_size = (learning_rate / (1.0 - beta1.powi(t))) as f32;
@@ -49,6 +62,7 @@ impl AdamW {
         let (keep_second, take_first, take_second) = (beta2 as f32, (1.0 - beta1) as f32, (1.0 - beta2) as f32);
         let eps = eps as f32;
         let (first, second) = &mut self.moments[i];
+        let (first, second) = (&mut first[start..], &mut second[start..]);
         for (((p, &g), m), v) in values.iter_mut().zip(gradient).zip(first).zip(second) {
             let g = g * factor;
             *p *= decay;

@@ -2,6 +2,7 @@
 
 use super::{AdamW, AdamWParams, Sgd, SgdParams};
 use crate::error::{Error, Kind, Result};
+use crate::mask::Bits;
 use serde::{Deserialize, Serialize};
 
 /// Which optimizer.
@@ -75,6 +76,27 @@ impl Optimizer {
         }
     }
 
+    /// The same for its free numbers only: the others keep their bits, and nothing is remembered of them. The mask multiplies
+    /// the whole update, decay included, behind the clipping (specs `allo_hbat`, 1.4, step 6); AdamW and SGD are elementwise,
+    /// so that what moves moves as it would without a mask.
+    pub fn update_free(
+        &mut self,
+        i: usize,
+        values: &mut [f32],
+        gradient: &[f32],
+        factor: f32,
+        learning_rate: f64,
+        free: &Bits,
+    ) {
+        for run in free.runs() {
+            let (start, values, gradient) = (run.start, &mut values[run.clone()], &gradient[run]);
+            match self {
+                Self::AdamW(adam) => adam.update_from(i, start, values, gradient, factor, learning_rate),
+                Self::Sgd(sgd) => sgd.update_from(i, start, values, gradient, factor, learning_rate),
+            }
+        }
+    }
+
     /// A copy of what it remembers.
     pub fn state(&self) -> OptimizerState {
         match self {
@@ -117,6 +139,10 @@ impl Optimizer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "masked_tests.rs"]
+mod masked_tests;
 
 #[cfg(test)]
 mod tests {

@@ -25,9 +25,22 @@ impl Sgd {
 
     /// Moves tensor `i` against its gradient times `factor` (the clipping factor).
     pub fn update(&mut self, i: usize, values: &mut [f32], gradient: &[f32], factor: f32, learning_rate: f64) {
+        self.update_from(i, 0, values, gradient, factor, learning_rate);
+    }
+
+    /// The same for a part of the tensor, which begins with its number `start`.
+    pub(super) fn update_from(
+        &mut self,
+        i: usize,
+        start: usize,
+        values: &mut [f32],
+        gradient: &[f32],
+        factor: f32,
+        learning_rate: f64,
+    ) {
         let (momentum, decay, rate) =
             (self.params.momentum as f32, self.params.weight_decay as f32, learning_rate as f32);
-        for ((p, &g), buffer) in values.iter_mut().zip(gradient).zip(&mut self.buffers[i]) {
+        for ((p, &g), buffer) in values.iter_mut().zip(gradient).zip(&mut self.buffers[i][start..]) {
             // From a zero buffer the first step is the gradient itself, as PyTorch's.
             *buffer = *buffer * momentum + (g * factor + decay * *p);
             *p -= rate * *buffer;

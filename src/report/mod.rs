@@ -5,6 +5,7 @@
 
 mod charts;
 mod compare;
+mod heat;
 mod html;
 mod page;
 mod plot;
@@ -14,6 +15,7 @@ mod table;
 mod view;
 
 pub use compare::{compare, Cell, CompareParams, Comparison, Group};
+pub use heat::mask_page;
 pub use page::{page, write_page, PAGE};
 pub use record::{
     config_record, file_hash, report_record, BaseRecord, BestRecord, DataRecord, FlopsRecord, ProgramRecord, RunRecord,

@@ -29,13 +29,7 @@ pub fn write_page(directory: &Path) -> Result<PathBuf> {
 /// The page of a run.
 pub fn page(view: &RunView) -> String {
     let name = title(view);
-    let mut html = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n",
-        escape(&name)
-    );
+    let mut html = String::new();
     head(&mut html, view, &name);
     held_out(&mut html, view);
     curves(&mut html, view);
@@ -44,8 +38,18 @@ pub fn page(view: &RunView) -> String {
     serving(&mut html, view);
     configuration(&mut html, view);
     provenance(&mut html, view);
-    html.push_str("</main>\n</body>\n</html>\n");
-    html
+    shell(&name, &html)
+}
+
+/// A whole page around its body.
+pub(super) fn shell(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+        escape(title)
+    )
 }
 
 fn text<'a>(view: &'a RunView, key: &str) -> &'a str {

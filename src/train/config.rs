@@ -29,6 +29,8 @@ pub struct TrainConfig {
     pub use_rslora: bool,
     /// Rate of B over that of A (LoRA+); 1 is plain LoRA.
     pub loraplus_lr_ratio: f64,
+    /// Mask of what may move.
+    pub mask: Option<PathBuf>,
     /// Peak rate; 0 means the method's default.
     pub learning_rate: f64,
     /// Shape after the warm-up.
@@ -145,6 +147,7 @@ impl Default for TrainConfig {
             layers_to_transform: String::new(),
             use_rslora: false,
             loraplus_lr_ratio: 1.0,
+            mask: None,
             learning_rate: 0.0,
             lr_scheduler_type: ScheduleKind::Cosine,
             warmup_ratio: 0.1,

@@ -23,10 +23,14 @@ pub struct Origin {
     pub eval_data: Option<String>,
     /// Fingerprint of the adapter that the run starts from.
     pub lora: Option<String>,
+    /// Fingerprint of the mask that holds a part of what is trained.
+    #[serde(default)]
+    pub mask: Option<String>,
 }
 
 /// Keys whose value changes nothing about a run's steps.
-const WITHOUT_EFFECT: [&str; 4] = ["eval_data", "save_steps", "save_total_limit", "keep_adapters"];
+// Of the files that keys name, fingerprints are compared.
+const WITHOUT_EFFECT: [&str; 5] = ["mask", "eval_data", "save_steps", "save_total_limit", "keep_adapters"];
 /// Keys that change a run's bits and nothing else.
 const PLAN: [&str; 5] = ["threads", "precision", "recompute", "device", "n_gpu_layers"];
 
@@ -42,6 +46,7 @@ impl Origin {
             data: data.digest(),
             eval_data: eval_data.map(Dataset::digest),
             lora: None,
+            mask: None,
         }
     }
 
@@ -68,6 +73,11 @@ impl Origin {
                 "the fingerprint of --lora's adapter",
                 self.lora.clone().unwrap_or_else(none),
                 wanted.lora.clone().unwrap_or_else(none),
+            ),
+            (
+                "the fingerprint of --mask",
+                self.mask.clone().unwrap_or_else(none),
+                wanted.mask.clone().unwrap_or_else(none),
             ),
         ];
         if let Some((what, was, is)) = inputs.iter().find(|(_, was, is)| was != is) {

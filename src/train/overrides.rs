@@ -53,6 +53,7 @@ pub struct TrainOverrides {
     pub recompute: Option<String>,
     pub device: Option<String>,
     pub n_gpu_layers: Option<u32>,
+    pub mask: Option<PathBuf>,
     pub eval_data: Option<PathBuf>,
     pub eval_split: Option<f64>,
     pub eval_steps: Option<usize>,
@@ -137,6 +138,9 @@ impl TrainConfig {
         }
         if let Some(steps) = flags.max_steps {
             self.max_steps = steps;
+        }
+        if flags.mask.is_some() {
+            self.mask = flags.mask;
         }
         if flags.eval_data.is_some() {
             self.eval_data = flags.eval_data;

@@ -9,6 +9,7 @@ use super::policy::Policy;
 use crate::data::{order, Dataset, Sequence};
 use crate::engine::Layout;
 use crate::error::{Error, Kind, Result};
+use crate::mask::{Bits, Hold};
 use crate::optim::{clip_factor, sum_of_squares, Optimizer, OptimizerState, Schedule};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
@@ -63,6 +64,8 @@ pub struct Trainer<D> {
     data: D,
     /// What counts as a row: each alone, or packs of short ones.
     packs: Vec<Vec<usize>>,
+    /// What of every trainable tensor may move, where a mask holds the rest.
+    free: Vec<Bits>,
     references: References,
     optimizer: Optimizer,
     schedule: Schedule,
@@ -134,7 +137,34 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         let optimizer = Optimizer::new(config.optimizer(), policy.lengths().into_iter());
         let (references, schedule) = (References::default(), config.schedule(n_steps));
         let (config, started) = (config.clone(), Instant::now());
-        Ok(Self { config, data, packs, references, optimizer, schedule, n_steps, done: 0, num_tokens: 0, started })
+        let free = Vec::new();
+        Ok(Self {
+            config,
+            data,
+            packs,
+            free,
+            references,
+            optimizer,
+            schedule,
+            n_steps,
+            done: 0,
+            num_tokens: 0,
+            started,
+        })
+    }
+
+    /// Holds all that a mask does not leave free: from now on it keeps its bits.
+    ///
+    /// # Errors
+    /// If the policy trains other tensors than those that the mask was made to hold.
+    pub fn hold(&mut self, policy: &dyn Policy, hold: &Hold) -> Result<()> {
+        let of = |(i, len): (usize, usize)| {
+            let name = policy.name(i);
+            let found = hold.of(&name).filter(|bits| bits.len() == len).cloned();
+            found.ok_or_else(|| Error::new(Kind::Mismatch, format!("mask: it does not fit tensor {name}")))
+        };
+        self.free = policy.lengths().into_iter().enumerate().map(of).collect::<Result<_>>()?;
+        Ok(())
     }
 
     /// Where the run stands.
@@ -237,7 +267,11 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
             // LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B learns faster than A.
             let ratio = if policy.name(i).ends_with(".lora_b") { self.config.loraplus_lr_ratio } else { 1.0 };
             let (values, gradient) = policy.tensor(i);
-            self.optimizer.update(i, values, gradient, factor, learning_rate * ratio);
+            let learning_rate = learning_rate * ratio;
+            match self.free.get(i) {
+                Some(free) => self.optimizer.update_free(i, values, gradient, factor, learning_rate, free),
+                None => self.optimizer.update(i, values, gradient, factor, learning_rate),
+            }
         }
         self.done = step + 1;
         let (block_grad_norms, step_seconds) = (block_norms(policy, &squares), begun.elapsed().as_secs_f64());

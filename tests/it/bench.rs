@@ -116,6 +116,12 @@ pub(crate) fn norm(a: &[f32], b: &[f32]) -> f64 {
 #[derive(Default)]
 pub(crate) struct Reports(Vec<StepReport>);
 
+impl Reports {
+    pub(crate) fn take(self) -> Vec<StepReport> {
+        self.0
+    }
+}
+
 impl Observer for Reports {
     fn on_step(&mut self, report: &StepReport) -> Result<bool> {
         self.0.push(report.clone());

@@ -15,6 +15,7 @@ mod graph;
 mod hostile;
 mod loaded;
 mod logits;
+mod masks;
 mod merge;
 mod modelfile;
 mod models;

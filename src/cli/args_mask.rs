@@ -1,0 +1,109 @@
+//! Flags of `neurons` and `mask`.
+
+use super::args::Threads;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct NeuronsArgs {
+    /// Model in GGUF
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    /// Pairs to warm up on: a run of DPO whose changes are the scores
+    #[arg(short = 'd', long = "data", required_unless_present = "lora")]
+    pub(super) data: Option<PathBuf>,
+    /// An adapter that a warm-up left; its changes are the scores
+    #[arg(long, conflicts_with_all = ["data", "config", "max_steps", "learning_rate", "lora_rank"])]
+    pub(super) lora: Option<PathBuf>,
+    /// Mask to make
+    #[arg(short = 'o', long)]
+    pub(super) output: PathBuf,
+    /// Share that is chosen, of all weights (rows, columns, tensors) together
+    #[arg(long, default_value_t = 0.05)]
+    pub(super) ratio: f64,
+    /// Share of the ranking that is passed over first
+    #[arg(long, default_value_t = 0.0)]
+    pub(super) skip: f64,
+    /// Choose what moved least
+    #[arg(long)]
+    pub(super) smallest: bool,
+    /// What is chosen as one: weight, row, column or tensor
+    #[arg(long, default_value = "row")]
+    pub(super) granularity: String,
+    /// Choose as the authors' release does, for comparison: a mask may hold more than its share
+    #[arg(long, conflicts_with_all = ["skip", "smallest"])]
+    pub(super) as_released: bool,
+    /// Configuration of the warm-up in TOML, as for `train`
+    #[arg(long)]
+    pub(super) config: Option<PathBuf>,
+    /// Optimizer steps of the warm-up [default: one pass over the data]
+    #[arg(long)]
+    pub(super) max_steps: Option<usize>,
+    /// Learning rate of the warm-up
+    #[arg(long, alias = "lr")]
+    pub(super) learning_rate: Option<f64>,
+    /// Rank r of the warm-up's factors [default: 16]
+    #[arg(long, alias = "lora-r")]
+    pub(super) lora_rank: Option<usize>,
+    /// Seed of the warm-up
+    #[arg(long)]
+    pub(super) seed: Option<u64>,
+    /// Replace an existing mask
+    #[arg(long)]
+    pub(super) overwrite: bool,
+    #[command(flatten)]
+    pub(super) threads: Threads,
+}
+
+/// Masks out of masks.
+#[derive(Debug, Subcommand)]
+pub(super) enum MaskCommand {
+    /// What is in any of the masks
+    Union(SetArgs),
+    /// What is in all of the masks
+    Intersection(SetArgs),
+    /// What is in the first mask and in none of the others
+    Difference(SetArgs),
+    /// What is not in the mask
+    Complement(OneArgs),
+    /// A control: as many of every tensor, drawn at random
+    Random(RandomArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SetArgs {
+    /// Masks
+    #[arg(num_args = 2.., required = true)]
+    pub(super) masks: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: MaskOutput,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneArgs {
+    /// Mask
+    pub(super) mask: PathBuf,
+    #[command(flatten)]
+    pub(super) output: MaskOutput,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RandomArgs {
+    /// Mask
+    pub(super) mask: PathBuf,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    pub(super) seed: u64,
+    #[command(flatten)]
+    pub(super) output: MaskOutput,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MaskOutput {
+    /// Mask to make
+    #[arg(short = 'o', long)]
+    pub(super) output: PathBuf,
+    /// Replace an existing mask
+    #[arg(long)]
+    pub(super) overwrite: bool,
+}
