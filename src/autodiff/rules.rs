@@ -50,6 +50,10 @@ fn single(program: &mut Program, id: ValueId, dy: ValueId, op: &Op) -> Option<Va
     };
     Some(match op {
         Op::Scale => program.scale(dy, value.param_f32(0)),
+        Op::Dropout => {
+            let dy = program.cont(dy);
+            program.node(Op::Dropout, Type::F32, x_ne, &[dy], value.params)
+        }
         Op::Clamp => fused(program, GradOp::ClampBack, &[x, dy]),
         Op::Sqr => {
             let product = program.mul(dy, x);

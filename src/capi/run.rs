@@ -96,7 +96,8 @@ impl TrainerObject {
         config.lora_rank = lora.factors.iter().map(|f| f.rank).max().unwrap_or(config.lora_rank);
         config.lora_alpha = lora.alpha;
         let delta = Delta { lora, scale: 1.0, trainable: true };
-        let engine = Engine::with_form(&adapter.model.model, &trace, vec![delta], config.threads, form)?;
+        let (model, dropout) = (&adapter.model.model, config.lora_dropout);
+        let engine = Engine::with_dropout(model, &trace, vec![delta], config.threads, form, dropout)?;
         let n_steps = config.n_steps(rows.data.samples.len());
         let run = Run { engine, config, data: rows.data.clone(), trainer: None, done: 0, n_steps };
         Ok(Self {

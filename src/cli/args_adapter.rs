@@ -21,6 +21,9 @@ pub(super) struct AdapterArgs {
     /// Scale the update by alpha / √r instead (rsLoRA)
     #[arg(long)]
     use_rslora: bool,
+    /// Share of what the factors A read that each step drops [default: 0]
+    #[arg(long)]
+    lora_dropout: Option<f32>,
     /// Learning rate of B over that of A (LoRA+) [default: 1]
     #[arg(long)]
     loraplus_lr_ratio: Option<f64>,
@@ -41,6 +44,7 @@ impl AdapterArgs {
             lora_targets: self.lora_targets.clone(),
             layers_to_transform: self.layers_to_transform.clone(),
             use_rslora: self.use_rslora.then_some(true),
+            lora_dropout: self.lora_dropout,
             loraplus_lr_ratio: self.loraplus_lr_ratio,
             mask: self.mask.clone(),
             ..rest

@@ -96,7 +96,7 @@ pub(super) fn one(
         config.method.name(), check.architecture, lora.factors.len(), config.lora_rank, config.rows_per_step(), config.learning_rate
     ));
     let delta = Delta { lora, scale: 1.0, trainable: true };
-    let mut engine = Engine::with_form(&model, &trace, vec![delta], config.threads, form)?;
+    let mut engine = Engine::with_dropout(&model, &trace, vec![delta], config.threads, form, config.lora_dropout)?;
     let kept = engine.inner_bytes(config.micro_batch_tokens) as u64;
     // What devices compute crosses to the host and back where it is kept: they compute it again.
     let available = if model.devices().is_empty() { available_bytes() } else { 0 };

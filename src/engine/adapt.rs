@@ -1,5 +1,6 @@
 //! Puts LoRA deltas into a program, in the order of operations of llama.cpp's own `build_lora_mm`.
 
+use super::dropout::weight_key;
 use super::lower::Form;
 use crate::adapter::Lora;
 use crate::error::{Error, Kind, Result};
@@ -49,11 +50,16 @@ pub struct Adapted {
 ///
 /// The runtime scales B·(A·x); training scales A·x, which is as long as the rank and not as the weight has rows.
 pub fn adapt(trace: &Trace, deltas: &[Delta], form: Form) -> Result<Adapted> {
+    adapt_with(trace, deltas, form, false)
+}
+
+/// The same; with `drops`, what the factors A of trainable deltas read is dropped in part while a step is computed.
+pub(super) fn adapt_with(trace: &Trace, deltas: &[Delta], form: Form, drops: bool) -> Result<Adapted> {
     let source = &trace.program;
     let mut program =
         Program { weights: source.weights.clone(), architecture: source.architecture.clone(), values: Vec::new() };
     let mut parameters = Vec::new();
-    let factors = factor_leaves(&mut program, source, deltas, &mut parameters)?;
+    let factors = factor_leaves(&mut program, source, deltas, &mut parameters, drops)?;
     let mut map: Vec<ValueId> = Vec::with_capacity(source.values.len());
     for id in source.ids() {
         let mut value = source.get(id).clone();
@@ -63,20 +69,30 @@ pub fn adapt(trace: &Trace, deltas: &[Delta], form: Form) -> Result<Adapted> {
             }
         }
         let new = program.push(value);
-        map.push(adapted(&mut program, source, id, new, &factors, form));
+        map.push(adapted(&mut program, source, id, new, &factors, form)?);
     }
     let logits = map[trace.logits.0 as usize];
     Ok(Adapted { program, logits, parameters })
 }
 
-/// A, B and the scale of each delta on a weight.
-type Factors = BTreeMap<String, Vec<(ValueId, ValueId, f32)>>;
+/// A delta on a weight.
+struct Pair {
+    a: ValueId,
+    b: ValueId,
+    scale: f32,
+    /// What A reads is dropped in part.
+    drops: bool,
+}
+
+/// The deltas by weight.
+type Factors = BTreeMap<String, Vec<Pair>>;
 
 fn factor_leaves(
     program: &mut Program,
     source: &Program,
     deltas: &[Delta],
     parameters: &mut Vec<Parameter>,
+    drops: bool,
 ) -> Result<Factors> {
     let mut factors = Factors::new();
     for (d, delta) in deltas.iter().enumerate() {
@@ -107,7 +123,8 @@ fn factor_leaves(
                 // In llama.cpp's order of operations.
                 alpha => delta.scale * alpha / factor.rank as f32,
             };
-            factors.entry(factor.weight.clone()).or_default().push((a, b, scale));
+            let drops = drops && delta.trainable;
+            factors.entry(factor.weight.clone()).or_default().push(Pair { a, b, scale, drops });
         }
     }
     Ok(factors)
@@ -121,18 +138,17 @@ fn adapted(
     new: ValueId,
     factors: &Factors,
     form: Form,
-) -> ValueId {
+) -> Result<ValueId> {
     let value = source.get(id);
-    if value.op() != Some(&Op::MulMat) {
-        return new;
-    }
-    let Some(list) = source.as_weight(value.src(0)).and_then(|w| factors.get(&source.weight(w).name)) else {
-        return new;
+    let weight = source.as_weight(value.src(0)).filter(|_| value.op() == Some(&Op::MulMat));
+    let Some((name, list)) = weight.and_then(|w| factors.get_key_value(&source.weight(w).name)) else {
+        return Ok(new);
     };
     let x = program.get(new).src(1);
     let mut sum = new;
-    for &(a, b, scale) in list {
-        let h = program.mul_mat(a, x);
+    for &Pair { a, b, scale, drops } in list {
+        let seen = if drops { dropped(program, x, name)? } else { x };
+        let h = program.mul_mat(a, seen);
         let update = match form {
             Form::Runtime => {
                 let ab = program.mul_mat(b, h);
@@ -145,7 +161,20 @@ fn adapted(
         };
         sum = program.add(sum, update);
     }
-    sum
+    Ok(sum)
+}
+
+/// x with some of its numbers dropped, keyed by the weight.
+fn dropped(program: &mut Program, x: ValueId, weight: &str) -> Result<ValueId> {
+    let ne = program.get(x).ne;
+    // The head computes its tokens in chunks, whose places are not those of the batch.
+    if !weight.starts_with("blk.") || ne[1] != Sym::per_token(1) || ne[2] != Sym::fixed(1) {
+        let message = format!("lora-dropout: the input of {weight} is not one row per token of a block");
+        return Err(Error::new(Kind::Unsupported, message));
+    }
+    let (mut params, key) = ([0; 16], weight_key(weight));
+    (params[0], params[1]) = (key as u32 as i32, (key >> 32) as u32 as i32);
+    Ok(program.node(Op::Dropout, Type::F32, ne, &[x], params))
 }
 
 /// Also for scale 1: the runtime multiplies too, and a scale of 0 must switch the delta off.

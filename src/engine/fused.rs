@@ -77,6 +77,17 @@ impl Lowering<'_, '_> {
         self.own(Phase::Attention, 0, ne, &src, ops::attention(spec))
     }
 
+    /// As it is where nothing is dropped: in references and measurements.
+    pub(super) fn dropout(&mut self, value: &Value) -> Result<Tensor> {
+        let (x, ne) = (self.tensor(value.src(0))?, self.ne(value));
+        let weight = u64::from(value.params[0] as u32) | u64::from(value.params[1] as u32) << 32;
+        let kernel = match self.inputs.draws.clone() {
+            Some(draws) => ops::per_row(move |place, x, out| draws.row(weight, place, x, out)),
+            None => ops::per_row(|_, x, out| out.copy_from_slice(x)),
+        };
+        self.own(Phase::Other, 0, ne, &[x], kernel)
+    }
+
     /// A product with a frozen weight or a trainable factor, if that is what the node is.
     pub(super) fn linear(&mut self, value: &Value) -> Result<Option<Tensor>> {
         let weight = self.program.as_weight(value.src(0));

@@ -1,5 +1,6 @@
 //! The inputs of a batch: tokens, positions, masks and tables, written where the graphs read them.
 
+use super::dropout::Draws;
 use super::layout::{Layout, Span};
 use super::lower::Form;
 use crate::error::{Error, Kind, Result};
@@ -18,6 +19,8 @@ pub struct Inputs {
     pub(super) masks: HashMap<(MaskKey, GroupKey), Region>,
     /// 0, 1, 2, … up to the rows of the largest weight, to fetch all of its rows by; for the form in ops.
     pub(super) numbers: Option<Region>,
+    /// What is dropped, in a step's forward and backward pass only.
+    pub(super) draws: Option<Arc<Draws>>,
 }
 
 /// What tells mask rules apart.
@@ -119,7 +122,7 @@ impl Inputs {
                 Some(region)
             }
         };
-        Ok(Self { layout: layout.clone(), leaves, masks, numbers })
+        Ok(Self { layout: layout.clone(), leaves, masks, numbers, draws: None })
     }
 }
 

@@ -208,6 +208,7 @@ impl<'a, 'g> Lowering<'a, 'g> {
         match op {
             Op::Grad(GradOp::RopeBack) => return self.rope_back(id, value),
             Op::Grad(op) => return self.gradient(id, value, op),
+            Op::Dropout => return self.dropout(value),
             Op::Attention if self.form == Form::Runtime => return self.flash_attention(id, value),
             Op::Attention => return self.attention(id, value),
             Op::MulMat if self.has_kernels() => {

@@ -5,6 +5,7 @@
 
 mod adapt;
 mod backward;
+mod dropout;
 mod fused;
 mod head;
 mod inputs;

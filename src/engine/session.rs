@@ -1,6 +1,7 @@
 //! A session: one model with deltas, one batch after another.
 
-use super::adapt::{adapt, Adapted, Delta};
+use super::adapt::{adapt_with, Adapted, Delta};
+use super::dropout::Draws;
 use super::head;
 use super::inputs::{input_bytes, Inputs};
 use super::layout::Layout;
@@ -33,6 +34,10 @@ pub struct Engine {
     n_positions: Option<usize>,
     /// The insides of blocks are computed again in the backward pass, and not kept.
     recompute: bool,
+    /// Share of what the factors A read that is dropped in a step.
+    dropout: f32,
+    /// Seed and step that the draws are keyed by.
+    step: Option<(u64, u64)>,
     pub(super) profile: Option<Arc<Profile>>,
     pub(super) batch: Option<Batch>,
     peak: usize,
@@ -79,7 +84,20 @@ impl Engine {
         n_threads: usize,
         form: Form,
     ) -> Result<Self> {
-        let mut adapted = adapt(trace, &deltas, form)?;
+        Self::with_dropout(model, trace, deltas, n_threads, form, 0.0)
+    }
+
+    /// Prepares a session whose trainable deltas see their inputs with a share of `dropout` of the numbers dropped, in
+    /// [`Self::forward`] and [`Self::backward`] only; [`Self::set_step`] says what is drawn.
+    pub fn with_dropout(
+        model: &Arc<Model>,
+        trace: &Arc<Trace>,
+        deltas: Vec<Delta>,
+        n_threads: usize,
+        form: Form,
+        dropout: f32,
+    ) -> Result<Self> {
+        let mut adapted = adapt_with(trace, &deltas, form, dropout > 0.0)?;
         let products: Vec<_> = adapted.parameters.iter().filter(|p| p.trainable).map(|p| p.value).collect();
         if let Some(first) = crate::autodiff::unsupported(&adapted.program, adapted.logits, &products).first() {
             return Err(Error::new(Kind::Unsupported, format!("{first}: no gradient rule for this op")));
@@ -118,6 +136,8 @@ impl Engine {
             fixed,
             n_positions,
             recompute: true,
+            dropout,
+            step: None,
             profile: None,
             batch: None,
             peak: 0,
@@ -184,6 +204,11 @@ impl Engine {
         self.batch = None;
     }
 
+    /// What dropout draws by, until the next step.
+    pub fn set_step(&mut self, seed: u64, step: u64) {
+        self.step = Some((seed, step));
+    }
+
     /// Adds the times of kernels up from now on.
     pub fn set_profile(&mut self, profile: Arc<Profile>) {
         self.profile = Some(profile);
@@ -242,7 +267,12 @@ impl Engine {
         let layout = Arc::new(Layout::of(sequences)?);
         let n = layout.n_tokens();
         self.reserve(&layout, n_rows, backward)?;
-        let inputs = Inputs::place(&self.adapted.program, self.form, &layout, &mut self.memory)?;
+        let mut inputs = Inputs::place(&self.adapted.program, self.form, &layout, &mut self.memory)?;
+        inputs.draws = match (self.dropout > 0.0 && backward, self.step) {
+            (false, _) => None,
+            (true, Some((seed, step))) => Some(Arc::new(Draws::new(self.dropout, seed, step, &layout))),
+            (true, None) => return Err(Error::new(Kind::Internal, "a forward pass with dropout outside of a step")),
+        };
         let mut kept: HashMap<_, _> =
             self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
         for k in 0..self.plan.blocks.len() {

@@ -29,6 +29,9 @@ pub enum Op {
     RmsNorm,
     Norm,
     L2Norm,
+    /// Some numbers set to zero, the others scaled up (no op of ggml's): `op_params` hold the key of the weight whose factor reads
+    /// them. Only adapted programs hold it.
+    Dropout,
     SoftMax,
     Rope,
     /// `FLASH_ATTN_EXT`: sources q, k, v, mask and sinks where present.
@@ -150,6 +153,7 @@ impl Op {
             Op::RmsNorm => "RMS_NORM",
             Op::Norm => "NORM",
             Op::L2Norm => "L2_NORM",
+            Op::Dropout => "DROPOUT",
             Op::SoftMax => "SOFT_MAX",
             Op::Rope => "ROPE",
             Op::Attention => "FLASH_ATTN_EXT",

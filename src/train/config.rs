@@ -27,6 +27,8 @@ pub struct TrainConfig {
     pub layers_to_transform: String,
     /// Scale by alpha / √r (rsLoRA).
     pub use_rslora: bool,
+    /// Share of what the factors A read that a step drops, drawn anew for every step.
+    pub lora_dropout: f32,
     /// Rate of B over that of A (LoRA+); 1 is plain LoRA.
     pub loraplus_lr_ratio: f64,
     /// Mask of what may move.
@@ -146,6 +148,7 @@ impl Default for TrainConfig {
             lora_targets: "all-linear".into(),
             layers_to_transform: String::new(),
             use_rslora: false,
+            lora_dropout: 0.0,
             loraplus_lr_ratio: 1.0,
             mask: None,
             learning_rate: 0.0,

@@ -19,6 +19,7 @@ pub struct TrainOverrides {
     pub lora_targets: Option<String>,
     pub layers_to_transform: Option<String>,
     pub use_rslora: Option<bool>,
+    pub lora_dropout: Option<f32>,
     pub loraplus_lr_ratio: Option<f64>,
     pub learning_rate: Option<f64>,
     pub lr_scheduler_type: Option<String>,
@@ -78,7 +79,7 @@ impl TrainConfig {
                 $( if let Some(value) = flags.$field { self.$field = value; given.push(stringify!($field)); } )+
             };
         }
-        take!(layers_to_transform, use_rslora, loraplus_lr_ratio);
+        take!(layers_to_transform, use_rslora, lora_dropout, loraplus_lr_ratio);
         take!(lora_rank, lora_alpha, lora_targets, learning_rate, batch_size, grad_accum, max_length, seed, threads);
         take!(loss_type, loss_weights, beta, label_smoothing, simpo_gamma, cpo_alpha, sft_weight);
         take!(desirable_weight, undesirable_weight, sgd_momentum, weight_decay, min_lr);

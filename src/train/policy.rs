@@ -19,6 +19,8 @@ pub trait Policy {
     fn name(&self, i: usize) -> String {
         format!("tensor.{i}")
     }
+    /// Called before a step, counted from 0: whatever is drawn in it is keyed by seed and step.
+    fn begin_step(&mut self, _seed: u64, _step: u64) {}
     /// Values of tensor `i`, to change, and its gradient.
     fn tensor(&mut self, i: usize) -> (&mut [f32], &[f32]);
     /// Gradient of tensor `i`.
@@ -69,6 +71,10 @@ impl Policy for Engine {
 
     fn backward(&mut self, gradients: &[Vec<f32>]) -> Result<()> {
         Engine::backward(self, gradients)
+    }
+
+    fn begin_step(&mut self, seed: u64, step: u64) {
+        self.set_step(seed, step);
     }
 
     fn lengths(&self) -> Vec<usize> {

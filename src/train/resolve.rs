@@ -57,6 +57,7 @@ impl TrainConfig {
         let numbers = [
             ("learning_rate", self.learning_rate, f64::MIN_POSITIVE, 10.0),
             ("lora_alpha", f64::from(self.lora_alpha), 1e-6, 1e6),
+            ("lora_dropout", f64::from(self.lora_dropout), 0.0, 0.99),
             ("loraplus_lr_ratio", self.loraplus_lr_ratio, 1e-3, 1e4),
             ("epochs", self.epochs, 1e-6, 1e6),
             ("beta", self.beta, 1e-9, 1e3),

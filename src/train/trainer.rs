@@ -233,6 +233,7 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         };
         let mut tally = Tally { kl: units.kl, ..Tally::default() };
         policy.zero_gradients();
+        policy.begin_step(self.config.seed, step as u64);
         for batch in self.micro_batches(&rows) {
             let sequences: Vec<&Sequence> = batch.iter().flat_map(|&r| samples[r].sequences()).collect();
             let mut logps = policy.forward(&sequences)?.into_iter();

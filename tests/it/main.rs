@@ -8,6 +8,7 @@ mod check_models;
 mod codecs;
 mod data;
 mod devices;
+mod dropout;
 mod generate;
 mod golden;
 mod gradients;

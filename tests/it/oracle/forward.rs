@@ -53,7 +53,7 @@ pub(crate) fn compute(oracle: &Oracle, id: ValueId, op: &Op) -> Array {
         Op::Attention => operands(oracle, value, 3).output(value),
         Op::Unary(kind) => src(0).map(|x| unary(*kind, x, [p(1), p(2), p(3), p(4)]).0),
         Op::Glu(kind) => gated(*kind, value, &src(0), optional(1).as_ref(), ne),
-        Op::View | Op::Reshape | Op::Permute | Op::Transpose | Op::Grad(_) | Op::Other(_) => {
+        Op::View | Op::Reshape | Op::Permute | Op::Transpose | Op::Dropout | Op::Grad(_) | Op::Other(_) => {
             panic!("the oracle has no {}", oracle.program().describe(id))
         }
     }

@@ -61,6 +61,7 @@ fn blocks_and_modules_have_what_the_configuration_gives_them() {
     for (flags, says) in [
         (&["--layers-to-transform", "2"][..], "layers-to-transform"),
         (&["--loraplus-lr-ratio", "0"], "loraplus-lr-ratio"),
+        (&["--lora-dropout", "1"], "lora-dropout"),
         (&["--config", "c.toml", "--lora-targets", "v_proj"], "rank_pattern: q_proj"),
     ] {
         shop.refused("y", flags, 2, &[says]);

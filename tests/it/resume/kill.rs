@@ -76,7 +76,7 @@ fn orpo_with_the_best_adapter_as_the_result() {
 
 #[test]
 fn kto() {
-    killed_runs_end_as_whole_ones(&["--method", "kto"]);
+    killed_runs_end_as_whole_ones(&["--method", "kto", "--lora-dropout", "0.2"]);
 }
 
 #[test]
