@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod lora;
 mod low_rank;
+pub mod peft;
 mod shape;
 mod targets;
 

@@ -1,10 +1,11 @@
 //! `llama-align adapter`: arithmetic of adapters.
 
 use super::args_algebra::{
-    AdapterCommand, AdapterFile, ExtractArgs, LimitArgs, RebaseArgs, ScaleArgs, SumArgs, TruncateArgs,
+    AdapterCommand, AdapterFile, ExportArgs, ExtractArgs, ImportArgs, LimitArgs, RebaseArgs, ScaleArgs, SumArgs,
+    TruncateArgs,
 };
 use super::Printer;
-use crate::adapter::{export, import, Kept, Limit, Lineage, Lora};
+use crate::adapter::{export, import, peft, Kept, Limit, Lineage, Lora};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{check_fits, check_output, validate_adapter, validate_model, File};
 use crate::merge::extract;
@@ -20,6 +21,8 @@ pub(super) fn run(command: &AdapterCommand, printer: &mut Printer) -> Result<u8>
         AdapterCommand::Truncate(args) => truncate(args, printer),
         AdapterCommand::Extract(args) => extracted(args, printer),
         AdapterCommand::Rebase(args) => rebase(args, printer),
+        AdapterCommand::Import(args) => imported(args, printer),
+        AdapterCommand::Export(args) => exported(args, printer),
     }
     .map(|()| 0)
 }
@@ -107,6 +110,42 @@ fn rebase(args: &RebaseArgs, printer: &mut Printer) -> Result<()> {
     let opened = open(&args.adapter, method)?;
     check_fits(&info, &base)?;
     write(&opened.lora, &Lineage::of_base(&base, method)?, &args.out, printer)
+}
+
+fn imported(args: &ImportArgs, printer: &mut Printer) -> Result<()> {
+    check_output(&args.out.output, [args.model.as_path()], args.out.overwrite)?;
+    let base = File::open(&args.model)?;
+    validate_model(&base)?;
+    write(&peft::read(&args.directory, &base)?, &Lineage::of_base(&base, "peft")?, &args.out, printer)
+}
+
+fn exported(args: &ExportArgs, printer: &mut Printer) -> Result<()> {
+    let refuse = |what: &str| Err(Error::new(Kind::Output, format!("{}: {what}", args.output.display())));
+    let is_new = !args.output.exists();
+    let is_empty = std::fs::read_dir(&args.output).map(|mut entries| entries.next().is_none());
+    match is_empty {
+        Ok(false) if !args.overwrite => {
+            return refuse("exists and is not empty (--overwrite replaces an adapter in it)");
+        }
+        Err(_) if !is_new => return refuse("exists and is no directory"),
+        _ => {}
+    }
+    let (file, base) = (File::open(&args.adapter)?, File::open(&args.model)?);
+    validate_model(&base)?;
+    check_fits(&validate_adapter(&file)?, &base)?;
+    let opened = open(&args.adapter, "peft")?;
+    if is_new {
+        std::fs::create_dir(&args.output).map_err(|e| Error::io(&args.output, "cannot make the directory", &e))?;
+    }
+    if let Err(error) = peft::write(&opened.lora, &base, args.base_model.as_deref(), &args.output) {
+        if is_new {
+            // Only where nothing was written.
+            let _ = std::fs::remove_dir(&args.output);
+        }
+        return Err(error);
+    }
+    printer.talk(&format!("{} weights in {}", opened.lora.factors.len(), args.output.display()));
+    Ok(())
 }
 
 /// Without either limit there is nothing to do; an energy alone lets the rank grow.

@@ -16,6 +16,10 @@ pub(super) enum AdapterCommand {
     Extract(ExtractArgs),
     /// The same factors, said to be for another base of the same shapes, such as another quantisation
     Rebase(RebaseArgs),
+    /// An adapter of PEFT (a directory with adapter_model.safetensors) as one in GGUF
+    Import(ImportArgs),
+    /// An adapter in GGUF as one of PEFT
+    Export(ExportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -97,4 +101,33 @@ pub(super) struct RebaseArgs {
     pub(super) model: PathBuf,
     #[command(flatten)]
     pub(super) out: AdapterFile,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// Directory with adapter_config.json and adapter_model.safetensors
+    pub(super) directory: PathBuf,
+    /// Model in GGUF that it is for
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) out: AdapterFile,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Adapter in GGUF
+    pub(super) adapter: PathBuf,
+    /// Model in GGUF that it is for
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    /// Directory to make
+    #[arg(short = 'o', long)]
+    pub(super) output: PathBuf,
+    /// What the configuration calls the base: its name on the Hub, or a path
+    #[arg(long)]
+    pub(super) base_model: Option<String>,
+    /// Replace an adapter in an existing directory
+    #[arg(long)]
+    pub(super) overwrite: bool,
 }

@@ -21,6 +21,7 @@ mod merge;
 mod modelfile;
 mod models;
 mod oracle;
+mod peft;
 mod random;
 mod real_model;
 mod refusals;
