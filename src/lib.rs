@@ -42,6 +42,8 @@ pub mod merge;
 pub mod modelfile;
 pub mod train;
 
+pub mod hma;
+
 pub mod evaluate;
 pub mod report;
 

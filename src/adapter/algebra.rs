@@ -66,6 +66,23 @@ impl Lora {
         Ok(Self::plain(factors))
     }
 
+    /// The same update with each weight's part multiplied by its own number, which is folded into B and rounds once.
+    ///
+    /// # Errors
+    /// If a product is no finite number.
+    pub fn scaled_by(&self, scale: &dyn Fn(&str) -> f64) -> Result<Self> {
+        let mut scaled = self.clone();
+        for factor in &mut scaled.factors {
+            let by = scale(&factor.weight);
+            factor.b.iter_mut().for_each(|b| *b = (f64::from(*b) * by) as f32);
+            if factor.b.iter().any(|b| !b.is_finite()) {
+                let message = format!("weight {}: times {by}, its factor is no finite number", factor.weight);
+                return Err(Error::new(Kind::Numeric, message));
+            }
+        }
+        Ok(scaled)
+    }
+
     /// The nearest update of a smaller rank, weight by weight (Eckart and Young 1936), from the factors alone.
     ///
     /// # Errors

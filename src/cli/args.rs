@@ -13,6 +13,7 @@ use super::args_rows::RowsArgs;
 use super::args_runs::{CompareArgs, ReportArgs};
 use super::args_saving::SavingArgs;
 use super::args_task::TaskArgs;
+use super::hma::HmaArgs;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -52,6 +53,8 @@ pub(super) enum Command {
     /// Make masks of masks: union, intersection, difference, complement, a random control
     #[command(subcommand)]
     Mask(MaskCommand),
+    /// Average a model before and after alignment, with a weight for each group of blocks
+    Hma(Box<HmaArgs>),
     /// Add, scale, shorten, extract adapters
     #[command(subcommand)]
     Adapter(AdapterCommand),

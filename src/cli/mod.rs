@@ -27,6 +27,7 @@ mod evidence;
 mod finish;
 mod generate;
 mod grid;
+mod hma;
 mod initial;
 mod inspect;
 mod interrupt;
@@ -79,6 +80,7 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
         Command::Merge(args) => merge::run(&args, &mut printer),
         Command::Neurons(args) => neurons::run(&args, &mut printer),
         Command::Mask(command) => mask::run(&command, &mut printer),
+        Command::Hma(args) => hma::run(&args, &mut printer),
         Command::Adapter(command) => adapter::run(&command, &mut printer),
         Command::Inspect(args) => inspect::run(&args, &mut printer),
         Command::Bench(args) => bench::run(&args, &mut printer),

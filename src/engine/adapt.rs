@@ -3,6 +3,7 @@
 use super::dropout::weight_key;
 use super::lower::Form;
 use crate::adapter::Lora;
+use crate::autodiff::layer_of;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, Op, Program, Sym, ValueId, ValueKind};
 use crate::trace::Trace;
@@ -20,10 +21,21 @@ pub struct Delta {
     pub trainable: bool,
 }
 
-/// One factor tensor in the adapted program.
+/// What a parameter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A of a delta's factor: which delta, which factor of it.
+    A(usize, usize),
+    /// B of the same.
+    B(usize, usize),
+    /// One number that multiplies a factor's update, or that is the second model's weight in a blend; 1 at first.
+    Ratio,
+}
+
+/// One tensor of floats in the adapted program.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// `<weight>.lora_a` or `<weight>.lora_b`.
+    /// `<weight>.lora_a`, `<weight>.lora_b` or `<weight>.ratio`.
     pub name: String,
     /// Its leaf.
     pub value: ValueId,
@@ -31,8 +43,8 @@ pub struct Parameter {
     pub len: usize,
     /// Gradients are formed for it.
     pub trainable: bool,
-    /// Which delta and which factor of it.
-    pub factor: (usize, usize),
+    /// What it is.
+    pub role: Role,
 }
 
 /// A program with deltas.
@@ -42,7 +54,7 @@ pub struct Adapted {
     pub program: Program,
     /// Logits \[V, T\].
     pub logits: ValueId,
-    /// All factor tensors: A before B, deltas and factors in order.
+    /// Ratios of the trace, then all factor tensors: A before B before its ratio, deltas and factors in order.
     pub parameters: Vec<Parameter>,
 }
 
@@ -50,16 +62,27 @@ pub struct Adapted {
 ///
 /// The runtime scales B·(A·x); training scales A·x, which is as long as the rank and not as the weight has rows.
 pub fn adapt(trace: &Trace, deltas: &[Delta], form: Form) -> Result<Adapted> {
-    adapt_with(trace, deltas, form, false)
+    adapt_with(trace, deltas, form, Moving::Factors)
 }
 
-/// The same; with `drops`, what the factors A of trainable deltas read is dropped in part while a step is computed.
-pub(super) fn adapt_with(trace: &Trace, deltas: &[Delta], form: Form, drops: bool) -> Result<Adapted> {
+/// What of the deltas a session moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moving {
+    /// The factors.
+    Factors,
+    /// The factors, where what A reads is dropped in part while a step is computed.
+    Dropping,
+    /// A number for every factor, which multiplies its update; it is trained in a block.
+    Ratios,
+}
+
+/// The same, with what moves.
+pub(super) fn adapt_with(trace: &Trace, deltas: &[Delta], form: Form, moving: Moving) -> Result<Adapted> {
     let source = &trace.program;
     let mut program =
         Program { weights: source.weights.clone(), architecture: source.architecture.clone(), values: Vec::new() };
     let mut parameters = Vec::new();
-    let factors = factor_leaves(&mut program, source, deltas, &mut parameters, drops)?;
+    let factors = factor_leaves(&mut program, source, deltas, &mut parameters, moving)?;
     let mut map: Vec<ValueId> = Vec::with_capacity(source.values.len());
     for id in source.ids() {
         let mut value = source.get(id).clone();
@@ -69,6 +92,10 @@ pub(super) fn adapt_with(trace: &Trace, deltas: &[Delta], form: Form, drops: boo
             }
         }
         let new = program.push(value);
+        if let Some(ratio) = trace.ratios.iter().find(|ratio| ratio.value == id) {
+            let (name, trainable) = (source.get(id).name.clone(), ratio.trainable);
+            parameters.push(Parameter { name, value: new, len: 1, trainable, role: Role::Ratio });
+        }
         map.push(adapted(&mut program, source, id, new, &factors, form)?);
     }
     let logits = map[trace.logits.0 as usize];
@@ -79,9 +106,11 @@ pub(super) fn adapt_with(trace: &Trace, deltas: &[Delta], form: Form, drops: boo
 struct Pair {
     a: ValueId,
     b: ValueId,
+    /// The delta's scale times alpha / r.
     scale: f32,
     /// What A reads is dropped in part.
     drops: bool,
+    ratio: Option<ValueId>,
 }
 
 /// The deltas by weight.
@@ -92,7 +121,7 @@ fn factor_leaves(
     source: &Program,
     deltas: &[Delta],
     parameters: &mut Vec<Parameter>,
-    drops: bool,
+    moving: Moving,
 ) -> Result<Factors> {
     let mut factors = Factors::new();
     for (d, delta) in deltas.iter().enumerate() {
@@ -108,23 +137,25 @@ fn factor_leaves(
                 return Err(Error::new(Kind::Mismatch, message));
             }
             let one = Sym::fixed(1);
-            let mut leaf = |suffix: &str, ne0: usize, ne1: usize| {
-                let name = format!("{}.lora_{suffix}", factor.weight);
+            let mut leaf = |suffix: &str, [ne0, ne1]: [usize; 2], trainable: bool, role: Role| {
+                let name = format!("{}.{suffix}", factor.weight);
                 let ne = [Sym::fixed(ne0 as i64), Sym::fixed(ne1 as i64), one, one];
                 let value = program.leaf(Leaf::Param, Type::F32, ne, &name);
-                let (len, trainable) = (ne0 * ne1, delta.trainable);
-                parameters.push(Parameter { name, value, len, trainable, factor: (d, f) });
+                parameters.push(Parameter { name, value, len: ne0 * ne1, trainable, role });
                 value
             };
-            let a = leaf("a", factor.n_in, factor.rank);
-            let b = leaf("b", factor.rank, factor.n_out);
+            let (by_ratio, in_block) = (moving == Moving::Ratios, layer_of(&factor.weight).is_some());
+            let moves = delta.trainable && !by_ratio;
+            let a = leaf("lora_a", [factor.n_in, factor.rank], moves, Role::A(d, f));
+            let b = leaf("lora_b", [factor.rank, factor.n_out], moves, Role::B(d, f));
+            let ratio = by_ratio.then(|| leaf("ratio", [1, 1], in_block, Role::Ratio));
             let scale = match factor.alpha.unwrap_or(delta.lora.alpha) {
                 0.0 => delta.scale,
                 // In llama.cpp's order of operations.
                 alpha => delta.scale * alpha / factor.rank as f32,
             };
-            let drops = drops && delta.trainable;
-            factors.entry(factor.weight.clone()).or_default().push(Pair { a, b, scale, drops });
+            let drops = moving == Moving::Dropping && delta.trainable;
+            factors.entry(factor.weight.clone()).or_default().push(Pair { a, b, scale, drops, ratio });
         }
     }
     Ok(factors)
@@ -146,16 +177,18 @@ fn adapted(
     };
     let x = program.get(new).src(1);
     let mut sum = new;
-    for &Pair { a, b, scale, drops } in list {
+    for &Pair { a, b, scale, drops, ratio } in list {
         let seen = if drops { dropped(program, x, name)? } else { x };
         let h = program.mul_mat(a, seen);
         let update = match form {
             Form::Runtime => {
                 let ab = program.mul_mat(b, h);
-                scaled(program, ab, scale)
+                let ab = scaled(program, ab, scale);
+                ratio.map_or(ab, |ratio| program.mul(ab, ratio))
             }
             Form::Training | Form::TrainingBf16 | Form::TrainingOps => {
                 let h = scaled(program, h, scale);
+                let h = ratio.map_or(h, |ratio| program.mul(h, ratio));
                 program.mul_mat(b, h)
             }
         };

@@ -17,7 +17,7 @@ mod profile;
 mod session;
 mod terms;
 
-pub use adapt::{adapt, Adapted, Delta, Parameter};
+pub use adapt::{adapt, Adapted, Delta, Parameter, Role};
 pub use inputs::{input_bytes, Inputs};
 pub use layout::{Layout, Span, SEQUENCE_ALIGNMENT};
 pub use lower::{Form, Lowering, Scope};

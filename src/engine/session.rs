@@ -1,6 +1,6 @@
 //! A session: one model with deltas, one batch after another.
 
-use super::adapt::{adapt_with, Adapted, Delta};
+use super::adapt::{adapt_with, Adapted, Delta, Moving, Role};
 use super::dropout::Draws;
 use super::head;
 use super::inputs::{input_bytes, Inputs};
@@ -87,6 +87,18 @@ impl Engine {
         Self::with_dropout(model, trace, deltas, n_threads, form, 0.0)
     }
 
+    /// Prepares a session in which what moves is not the deltas' factors but a number for each of them, which multiplies its
+    /// update: [`Self::ratios`].
+    pub fn with_ratios(
+        model: &Arc<Model>,
+        trace: &Arc<Trace>,
+        deltas: Vec<Delta>,
+        n_threads: usize,
+        form: Form,
+    ) -> Result<Self> {
+        Self::make(model, trace, deltas, n_threads, form, (Moving::Ratios, 0.0))
+    }
+
     /// Prepares a session whose trainable deltas see their inputs with a share of `dropout` of the numbers dropped, in
     /// [`Self::forward`] and [`Self::backward`] only; [`Self::set_step`] says what is drawn.
     pub fn with_dropout(
@@ -97,7 +109,19 @@ impl Engine {
         form: Form,
         dropout: f32,
     ) -> Result<Self> {
-        let mut adapted = adapt_with(trace, &deltas, form, dropout > 0.0)?;
+        let moving = if dropout > 0.0 { Moving::Dropping } else { Moving::Factors };
+        Self::make(model, trace, deltas, n_threads, form, (moving, dropout))
+    }
+
+    fn make(
+        model: &Arc<Model>,
+        trace: &Arc<Trace>,
+        deltas: Vec<Delta>,
+        n_threads: usize,
+        form: Form,
+        (moving, dropout): (Moving, f32),
+    ) -> Result<Self> {
+        let mut adapted = adapt_with(trace, &deltas, form, moving)?;
         let products: Vec<_> = adapted.parameters.iter().filter(|p| p.trainable).map(|p| p.value).collect();
         if let Some(first) = crate::autodiff::unsupported(&adapted.program, adapted.logits, &products).first() {
             return Err(Error::new(Kind::Unsupported, format!("{first}: no gradient rule for this op")));
@@ -112,9 +136,11 @@ impl Engine {
         let gradients =
             adapted.parameters.iter().map(|p| take(if p.trainable { p.len } else { 0 })).collect::<Result<Vec<_>>>()?;
         for (parameter, &region) in adapted.parameters.iter().zip(&parameters) {
-            let factor = &deltas[parameter.factor.0].lora.factors[parameter.factor.1];
-            let values = if parameter.name.ends_with(".lora_a") { &factor.a } else { &factor.b };
-            memory.floats_mut(region).copy_from_slice(values);
+            match parameter.role {
+                Role::A(d, f) => memory.floats_mut(region).copy_from_slice(&deltas[d].lora.factors[f].a),
+                Role::B(d, f) => memory.floats_mut(region).copy_from_slice(&deltas[d].lora.factors[f].b),
+                Role::Ratio => memory.floats_mut(region).fill(1.0),
+            }
         }
         let backend = match model.devices().is_empty() && form != Form::TrainingOps {
             true => Backend::new(runtime, n_threads)?,
@@ -144,12 +170,15 @@ impl Engine {
         })
     }
 
-    /// The deltas with their present factors.
+    /// The deltas with their present factors; ratios are not counted in.
     pub fn deltas(&self) -> Vec<Delta> {
         let mut deltas = self.deltas.clone();
         for (parameter, &region) in self.adapted.parameters.iter().zip(&self.parameters) {
-            let factor = &mut deltas[parameter.factor.0].lora.factors[parameter.factor.1];
-            let values = if parameter.name.ends_with(".lora_a") { &mut factor.a } else { &mut factor.b };
+            let values = match parameter.role {
+                Role::A(d, f) => &mut deltas[d].lora.factors[f].a,
+                Role::B(d, f) => &mut deltas[d].lora.factors[f].b,
+                Role::Ratio => continue,
+            };
             values.copy_from_slice(self.memory.floats(region));
         }
         deltas
@@ -158,6 +187,16 @@ impl Engine {
     /// Indices of the trainable parameters, in a fixed order.
     pub fn trainable(&self) -> Vec<usize> {
         (0..self.adapted.parameters.len()).filter(|&i| self.adapted.parameters[i].trainable).collect()
+    }
+
+    /// Indices of the ratios, one number each, trainable or not; a parameter's name is its weight's with `.ratio` behind it.
+    pub fn ratios(&self) -> Vec<usize> {
+        (0..self.adapted.parameters.len()).filter(|&i| self.adapted.parameters[i].role == Role::Ratio).collect()
+    }
+
+    /// Whether a parameter moves.
+    pub fn is_trainable(&self, i: usize) -> bool {
+        self.adapted.parameters[i].trainable
     }
 
     /// Name and elements of a parameter.

@@ -140,6 +140,45 @@ pub fn fold(
     finish(Plan { runtime, jobs, options, header }, &lineage, base, Vec::new(), output, each)
 }
 
+/// Whether models belong together: architecture, sizes, vocabulary, tensors. Returns what differs without harm.
+///
+/// # Errors
+/// [`Kind::Mismatch`], naming the key or tensor.
+pub fn check_mergeable(models: &[&File]) -> Result<Vec<String>> {
+    let notes = compare(models, Blocks::Stay)?;
+    match_tensors(models)?;
+    Ok(notes)
+}
+
+/// Blends two models into `output`, or only computes what would come of it: each tensor is the weighted mean, `share` giving the
+/// weight of the model before by the tensor's name. Keys and types are those of the model after, and changes are counted from it.
+/// `numbers` go into the file beside the method's name.
+#[allow(clippy::too_many_arguments)]
+pub fn average(
+    runtime: &Runtime,
+    [before, after]: [&File; 2],
+    share: &dyn Fn(&str) -> f64,
+    numbers: &[(&str, f64)],
+    options: &Options,
+    output: Option<&Path>,
+    each: &mut dyn FnMut(&TensorReport),
+) -> Result<Report> {
+    let all = [after, before];
+    all.iter().try_for_each(|file| validate_model(file))?;
+    let notes = compare(&all, Blocks::Stay)?;
+    let jobs = match_tensors(&all)?.into_iter().map(|matched| {
+        let entry = entry(&matched.name, &matched.sources[0])?;
+        let before = share(&matched.name);
+        let method = Method::Linear { weights: vec![1.0 - before, before], normalize: false };
+        Ok(Job { entry, sources: matched.sources, rule: Rule::Merge(method) })
+    });
+    let jobs = jobs.collect::<Result<Vec<_>>>()?;
+    let (models, adapters) = (all.to_vec(), Vec::new());
+    let lineage = Lineage { method: "average", parameters: numbers.to_vec(), weights: Vec::new(), models, adapters };
+    let header = header(after, &lineage)?;
+    finish(Plan { runtime, jobs, options, header }, &lineage, after, notes, output, each)
+}
+
 /// All that is to be done.
 struct Plan<'a> {
     runtime: &'a Runtime,

@@ -3,6 +3,7 @@
 //! **In:** run directories. **Out:** `run.json`, tables, `report.html`. **Invariant:** equal runs give equal bytes; nothing
 //! that comes from a file reaches the page unescaped.
 
+mod averaging;
 mod charts;
 mod compare;
 mod heat;
@@ -14,6 +15,7 @@ mod scale;
 mod table;
 mod view;
 
+pub use averaging::{averaging_page, GroupRecord, HmaRecord, LikelihoodRecord};
 pub use compare::{compare, Cell, CompareParams, Comparison, Group};
 pub use heat::mask_page;
 pub use page::{page, write_page, PAGE};

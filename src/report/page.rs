@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 type Numbers = Map<String, Value>;
 
 /// Colours and sizes, light and dark.
-const STYLE: &str = include_str!("style.css");
+pub(super) const STYLE: &str = include_str!("style.css");
 
 /// Name of the page in a run directory.
 pub const PAGE: &str = "report.html";

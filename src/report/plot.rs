@@ -66,8 +66,17 @@ impl Frame {
 }
 
 impl Plot {
-    /// The picture.
+    /// The picture over steps.
     pub(super) fn svg(&self) -> String {
+        self.drawn("step", true)
+    }
+
+    /// The picture over something else, which may be any number.
+    pub(super) fn svg_over(&self, x_name: &str) -> String {
+        self.drawn(x_name, false)
+    }
+
+    fn drawn(&self, x_name: &str, counts: bool) -> String {
         let points = || self.series.iter().flat_map(|s| &s.points).filter(|p| p.1.is_finite());
         let range = |of: fn(&(f64, f64)) -> f64| {
             let values = points().map(of);
@@ -80,9 +89,10 @@ impl Plot {
         }
         let y_ticks = ticks(y_low, y_high, 5);
         let (first, last) = (y_ticks[0], y_ticks[y_ticks.len() - 1]);
-        let frame = Frame { x: [x_low, x_high.max(x_low + 1.0)], y: [first, last] };
+        let x_high = if counts { x_high.max(x_low + 1.0) } else { x_high };
+        let frame = Frame { x: [x_low, x_high], y: [first, last] };
         let mut svg = open(&self.id, &self.title, &self.about);
-        axes(&mut svg, &frame, &y_ticks, &self.unit, "step");
+        axes(&mut svg, &frame, &y_ticks, &self.unit, x_name, counts);
         for series in &self.series {
             draw(&mut svg, &frame, series);
         }
@@ -101,7 +111,7 @@ fn open(id: &str, title: &str, about: &str) -> String {
     )
 }
 
-fn axes(svg: &mut String, frame: &Frame, y_ticks: &[f64], unit: &str, x_name: &str) {
+fn axes(svg: &mut String, frame: &Frame, y_ticks: &[f64], unit: &str, x_name: &str, counts: bool) {
     let [left, right, top, bottom] = MARGIN;
     for &tick in y_ticks {
         let (_, y) = frame.at(frame.x[0], tick);
@@ -115,8 +125,8 @@ fn axes(svg: &mut String, frame: &Frame, y_ticks: &[f64], unit: &str, x_name: &s
             short(tick)
         );
     }
-    let whole = |t: &f64| t.fract() == 0.0 && *t >= frame.x[0] && *t <= frame.x[1];
-    for tick in ticks(frame.x[0], frame.x[1], 6).into_iter().filter(whole) {
+    let fits = |t: &f64| (t.fract() == 0.0 || !counts) && *t >= frame.x[0] && *t <= frame.x[1];
+    for tick in ticks(frame.x[0], frame.x[1], 6).into_iter().filter(fits) {
         let (x, y) = frame.at(tick, frame.y[0]);
         let _ = write!(svg, "<path class=\"axis\" d=\"M{x:.1} {y:.1}v4\"/>");
         let _ = write!(
@@ -255,7 +265,7 @@ impl HeatMap {
                 left - 7.0
             );
         }
-        axes(svg, &frame, &[], "block", "step");
+        axes(svg, &frame, &[], "block", "step", true);
         let _ = write!(svg, "<path class=\"axis\" d=\"M{left} {}H{}\"/>", HEIGHT - bottom, WIDTH - right);
     }
 

@@ -49,6 +49,19 @@ pub struct Trace {
     pub weights: Vec<Option<WeightData>>,
     /// Logits \[V, T\].
     pub logits: ValueId,
+    /// What two models' weights are blended by, where the program is one of two models.
+    pub ratios: Vec<Ratio>,
+    /// Models beside the traced one whose weights the program reads.
+    pub others: Vec<Arc<Model>>,
+}
+
+/// A leaf of one number, the second model's share in a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ratio {
+    /// The leaf.
+    pub value: ValueId,
+    /// A gradient is formed for it.
+    pub trainable: bool,
 }
 
 /// One capture and what was asked of it.

@@ -42,7 +42,8 @@ pub(super) fn emit(
     let (weights, done) = (Vec::new(), HashMap::new());
     let mut emitter = Emitter { model, capture, sizes, probe, writers, program, weights, done };
     let logits = emitter.value(logits)?;
-    Ok(Trace { program: emitter.program, weights: emitter.weights, logits })
+    let (ratios, others) = (Vec::new(), Vec::new());
+    Ok(Trace { program: emitter.program, weights: emitter.weights, logits, ratios, others })
 }
 
 impl Emitter<'_> {

@@ -96,7 +96,7 @@ fn unmeasured(row: usize) -> Error {
 
 /// Splits sequences into runs whose padded length stays within `max_tokens`; a longer one goes alone. What shares tokens stays
 /// together, as it is in a step.
-fn packs<'a, 'b>(sequences: &'b [&'a Sequence], max_tokens: usize) -> Vec<&'b [&'a Sequence]> {
+pub(crate) fn packs<'a, 'b>(sequences: &'b [&'a Sequence], max_tokens: usize) -> Vec<&'b [&'a Sequence]> {
     let mut packs = Vec::new();
     let (mut start, mut used, mut i) = (0, 0, 0);
     for group in sequences.chunk_by(|_, next| next.shared > 0) {

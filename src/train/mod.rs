@@ -26,6 +26,7 @@ mod trainer;
 pub use checkpoint::Checkpoint;
 pub use config::TrainConfig;
 pub use course::{Best, Course, Measured, Outcome};
+pub(crate) use evaluate::packs;
 pub use evaluate::{evaluate, row_scores, summed_log_probs, EvalReport, References, RowScore};
 pub use grid::{Cell, Grid};
 pub use held_out::HeldOut;

@@ -13,6 +13,7 @@ mod generate;
 mod golden;
 mod gradients;
 mod graph;
+mod hma;
 mod hostile;
 mod loaded;
 mod logits;

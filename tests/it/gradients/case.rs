@@ -7,7 +7,7 @@ use crate::tiny::Tiny;
 use llama_align::adapter::{Factor, Lora};
 use llama_align::autodiff::differentiate;
 use llama_align::data::{Sample, Sequence};
-use llama_align::engine::{adapt, Adapted, Delta, Engine, Form, Layout, Plan};
+use llama_align::engine::{adapt, Adapted, Delta, Engine, Form, Layout, Plan, Role};
 use llama_align::ir::{Leaf, ValueId};
 use llama_align::trace::{trace, Trace};
 use quant::Type;
@@ -124,8 +124,12 @@ impl Case {
     pub(crate) fn oracle<'a>(&'a self, adapted: &'a Adapted) -> Oracle<'a> {
         let mut oracle = Oracle::new(&adapted.program, &self.layout, self.decoded.clone());
         for parameter in &adapted.parameters {
-            let factor = &self.delta.lora.factors[parameter.factor.1];
-            let values = if parameter.name.ends_with(".lora_a") { &factor.a } else { &factor.b };
+            let factors = &self.delta.lora.factors;
+            let values = match parameter.role {
+                Role::A(_, f) => &factors[f].a,
+                Role::B(_, f) => &factors[f].b,
+                Role::Ratio => panic!("a fixed delta has no ratio"),
+            };
             let values = values.iter().map(|&x| f64::from(x)).collect();
             oracle.give(parameter.value, Array::new(oracle.ne(parameter.value), values));
         }

@@ -20,7 +20,7 @@ const TOKENS: usize = 48;
 
 impl Bench {
     /// An adapter on the linear weights of the blocks of a model here; B is as large as `size` says.
-    pub(super) fn adapter(&self, base: &str, name: &str, rank: usize, alpha: f32, size: f32) -> PathBuf {
+    pub(crate) fn adapter(&self, base: &str, name: &str, rank: usize, alpha: f32, size: f32) -> PathBuf {
         let file = File::open(&self.path(base)).unwrap();
         let matrices = file
             .tensors()

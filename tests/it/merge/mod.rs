@@ -6,7 +6,7 @@ mod files;
 mod fold;
 mod golden;
 mod methods;
-mod program;
+pub(crate) mod program;
 mod recipes;
 mod refusals;
 mod storage;
@@ -20,9 +20,9 @@ use quant::Type;
 use std::path::{Path, PathBuf};
 
 /// Keys and tensors of a file: name, type, shape, bytes.
-struct Content {
+pub(crate) struct Content {
     keys: Vec<(String, Value)>,
-    tensors: Vec<(String, Type, Vec<u64>, Vec<u8>)>,
+    pub(crate) tensors: Vec<(String, Type, Vec<u64>, Vec<u8>)>,
 }
 
 impl Content {
@@ -45,7 +45,7 @@ impl Content {
         Self { tensors: Vec::new(), ..Self::of(&path) }
     }
 
-    fn set(&mut self, key: &str, value: Value) {
+    pub(crate) fn set(&mut self, key: &str, value: Value) {
         self.keys.retain(|(k, _)| k != key);
         self.keys.push((key.to_owned(), value));
     }
@@ -67,26 +67,26 @@ impl Content {
 }
 
 /// A directory of models.
-struct Bench {
-    dir: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn tiny(&self, model: &str, ty: Type, name: &str) -> PathBuf {
+    pub(crate) fn tiny(&self, model: &str, ty: Type, name: &str) -> PathBuf {
         tiny::find(model).write(&self.path(name), ty).unwrap();
         self.path(name)
     }
 
     /// A copy of a model with other contents.
-    fn edited(&self, from: &str, to: &str, edit: impl FnOnce(&mut Content)) -> PathBuf {
+    pub(crate) fn edited(&self, from: &str, to: &str, edit: impl FnOnce(&mut Content)) -> PathBuf {
         let mut content = Content::of(&self.path(from));
         edit(&mut content);
         content.write(&self.path(to));
@@ -94,7 +94,7 @@ impl Bench {
     }
 
     /// A copy of a model whose every F32 value is another by some rule.
-    fn varied(&self, from: &str, to: &str, rule: impl Fn(usize, f32) -> f32) -> PathBuf {
+    pub(crate) fn varied(&self, from: &str, to: &str, rule: impl Fn(usize, f32) -> f32) -> PathBuf {
         self.edited(from, to, |content| {
             for (_, ty, _, data) in &mut content.tensors {
                 let mut values = vec![0.0; data.len() / ty.block_bytes() * ty.block_len()];
@@ -127,7 +127,7 @@ impl Bench {
     }
 
     /// Names of what lies here.
-    fn files(&self) -> Vec<String> {
+    pub(crate) fn files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.dir.path()).unwrap();
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();

@@ -7,13 +7,13 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
-pub(super) struct Ran {
-    pub(super) status: i32,
-    pub(super) out: String,
-    pub(super) err: String,
+pub(crate) struct Ran {
+    pub(crate) status: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
-pub(super) fn run(dir: &Path, line: &str) -> Ran {
+pub(crate) fn run(dir: &Path, line: &str) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_llama-align"));
     command.args(line.split_whitespace()).current_dir(dir);
     // On a busy machine two threads of ggml wait for each other for minutes.
