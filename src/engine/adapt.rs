@@ -171,7 +171,7 @@ fn adapted(
     form: Form,
 ) -> Result<ValueId> {
     let value = source.get(id);
-    let weight = source.as_weight(value.src(0)).filter(|_| value.op() == Some(&Op::MulMat));
+    let weight = (value.op() == Some(&Op::MulMat)).then(|| source.as_weight(value.src(0))).flatten();
     let Some((name, list)) = weight.and_then(|w| factors.get_key_value(&source.weight(w).name)) else {
         return Ok(new);
     };
