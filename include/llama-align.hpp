@@ -77,6 +77,7 @@ inline void same_length(std::size_t a, std::size_t b) {
 
 } // namespace detail
 
+inline llama_align_model_params model_params() { return detail::defaults(llama_align_model_params_init); }
 inline llama_align_check_params check_params() { return detail::defaults(llama_align_check_params_init); }
 inline llama_align_dataset_params dataset_params() { return detail::defaults(llama_align_dataset_params_init); }
 inline llama_align_adapter_params adapter_params() { return detail::defaults(llama_align_adapter_params_init); }
@@ -122,6 +123,20 @@ public:
         return out;
     }
 
+    // All devices, the CPU among them.
+    std::vector<llama_align_device> devices() const {
+        std::uint64_t n = 0;
+        detail::check([&](llama_align_error * err) { return llama_align_runtime_device_count(get(), &n, err); });
+        std::vector<llama_align_device> list;
+        for (std::uint64_t i = 0; i < n; i++) {
+            list.push_back(detail::sized<llama_align_device>());
+            detail::check([&](llama_align_error * err) {
+                return llama_align_runtime_device(get(), i, &list.back(), err);
+            });
+        }
+        return list;
+    }
+
     void set_log(llama_align_log_fn listener, void * user_data) {
         detail::check([&](llama_align_error * err) {
             return llama_align_runtime_set_log(get(), listener, user_data, err);
@@ -148,6 +163,16 @@ public:
         llama_align_model * out = nullptr;
         detail::check([&](llama_align_error * err) {
             return llama_align_model_open_with(by.get(), path.c_str(), &out, err);
+        });
+        handle_.reset(out);
+    }
+
+    // With weights on devices: names separated by commas, "none", or NULL for what `params` asks for.
+    model(const runtime & by, const std::string & path, const char * devices,
+          const llama_align_model_params & params = model_params()) {
+        llama_align_model * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_model_open_on(by.get(), path.c_str(), devices, &params, &out, err);
         });
         handle_.reset(out);
     }
@@ -401,6 +426,13 @@ public:
     llama_align_status run_for(std::uint64_t max_ms, const progress_fn & progress = progress_fn()) {
         return driven(progress, [&](llama_align_progress_fn fn, void * user_data, llama_align_error * err) {
             return llama_align_trainer_run_for(get(), max_ms, fn, user_data, err);
+        });
+    }
+
+    // Any thread: no step is made until it is called with false; a run() waits.
+    void pause(bool paused = true) {
+        detail::check([&](llama_align_error * err) {
+            return llama_align_trainer_set_paused(get(), paused ? 1 : 0, err);
         });
     }
 

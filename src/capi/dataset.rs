@@ -14,6 +14,7 @@ use crate::data::{
 use crate::error::{Error, Kind, Result};
 use crate::train::Method;
 use std::ffi::c_char;
+use std::mem::offset_of;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -97,13 +98,13 @@ pub struct llama_align_dataset_info {
 // SAFETY: numbers only; no padding, as a test compares.
 unsafe impl Struct for llama_align_dataset_params {
     const NAME: &'static str = "llama_align_dataset_params";
-    const BYTES_V1: usize = size_of::<Self>();
+    const BYTES_V1: usize = offset_of!(Self, too_long);
 }
 
 // SAFETY: as above.
 unsafe impl Struct for llama_align_dataset_info {
     const NAME: &'static str = "llama_align_dataset_info";
-    const BYTES_V1: usize = size_of::<Self>();
+    const BYTES_V1: usize = offset_of!(Self, n_truncated);
 }
 
 impl Params for llama_align_dataset_params {

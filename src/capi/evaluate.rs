@@ -133,8 +133,8 @@ fn measure(rows: &DatasetObject, lora: Option<Lora>, params: llama_align_evaluat
     let wanted = precision(wanted)?;
     // The bounds of a run's configuration.
     let micro_batch_tokens = micro_batch_tokens as usize;
-    let config = TrainConfig { precision: wanted, micro_batch_tokens, beta, ..TrainConfig::default() }.resolve()?;
-    let (form, n_threads) = (config.precision.form(), threads(n_threads));
+    let config = TrainConfig { micro_batch_tokens, beta, ..TrainConfig::default() }.resolve()?;
+    let (form, n_threads) = (wanted.form_for(&rows.model.model)?, threads(n_threads));
     let (model, samples) = (&rows.model.model, &rows.data.samples);
     let (trace, _) = rows.model.checked(form, n_threads)?;
     let under = |deltas: Vec<Delta>| {

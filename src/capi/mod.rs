@@ -15,6 +15,7 @@
 mod adapter;
 mod algebra;
 mod dataset;
+mod device;
 mod evaluate;
 mod guard;
 mod handle;
@@ -31,6 +32,7 @@ mod trainer;
 pub use adapter::*;
 pub use algebra::*;
 pub use dataset::*;
+pub use device::*;
 pub use evaluate::*;
 pub use merge::*;
 pub use model::*;

@@ -12,10 +12,11 @@ use crate::engine::Form;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
 use crate::log::{say, Level};
-use crate::runtime::{Model, Runtime};
+use crate::runtime::{Model, Offload, Runtime};
 use crate::trace::{trace, Placement, Trace};
 use crate::train::Precision;
 use std::ffi::{c_char, c_void};
+use std::mem::offset_of;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -99,13 +100,14 @@ pub struct llama_align_check_params {
 pub struct llama_align_check_report {
     /// sizeof(llama_align_check_report), set by the caller.
     pub struct_size: u32,
-    /// LLAMA_ALIGN_PRECISION_F32 or _BF16: what AUTO came to.
+    /// LLAMA_ALIGN_PRECISION_F32 or _BF16: what AUTO came to; AUTO where devices compute, in numbers of their own.
     pub precision: u32,
     /// Linear weights of the blocks that an adapter can be put on.
     pub n_trainable: u32,
     /// Operations of the traced graph.
     pub n_ops: u32,
-    /// Largest difference of any logit between the traced graph and llama.cpp's own decode: 0.
+    /// Largest difference of any logit between the traced graph and llama.cpp's own decode: 0; NaN where devices compute, whose
+    /// bits depend on shapes: then device_rel_diff is what was compared.
     pub max_abs_diff: f32,
     /// Largest relative difference of a block between the training graph and the runtime's.
     pub max_rel_diff: f32,
@@ -113,6 +115,11 @@ pub struct llama_align_check_report {
     pub bound: f32,
     /// Probes that were compared.
     pub n_probes: u32,
+    /// Where devices compute: largest relative difference of a block, or of the logits, between the traced graph and llama.cpp's own
+    /// decode, each block from the decode's own values; else NaN.
+    pub device_rel_diff: f32,
+    /// What is allowed for device_rel_diff; NaN where it is.
+    pub device_bound: f32,
 }
 
 // SAFETY: numbers and bytes only; no padding, as a test compares.
@@ -130,7 +137,7 @@ unsafe impl Struct for llama_align_placement {
 // SAFETY: as above.
 unsafe impl Struct for llama_align_check_report {
     const NAME: &'static str = "llama_align_check_report";
-    const BYTES_V1: usize = size_of::<Self>();
+    const BYTES_V1: usize = offset_of!(Self, device_rel_diff);
 }
 
 // SAFETY: as above.
@@ -165,10 +172,15 @@ impl ModelObject {
         Self { model, log, file, hash: OnceLock::new(), checked: Mutex::new(Vec::new()) }
     }
 
-    fn open(runtime: &Arc<Runtime>, log: Arc<LogSlot>, path: &Path) -> Result<Self> {
+    pub(super) fn open(
+        runtime: &Arc<Runtime>,
+        log: Arc<LogSlot>,
+        path: &Path,
+        offload: &Offload,
+    ) -> Result<Self> {
         log.clone().during(|| {
             let file = validated(path)?;
-            let model = Model::open(runtime, path)?;
+            let model = Model::open_on(runtime, path, offload)?;
             say(Level::Info, || format!("{}: {} blocks, opened", path.display(), model.n_layer()));
             Ok(Self::new(model, log, Some(file)))
         })
@@ -204,7 +216,11 @@ impl ModelObject {
             say(Level::Info, || {
                 let (own, training) = (&report.runtime_form, &report.training_form);
                 let (found, bound) = (training.max_rel_diff, training.bound);
-                format!("checked: logits differ by {:e}, blocks by {found:e} of {bound:e} allowed", own.max_abs_diff)
+                let runtime = match &own.blocks {
+                    Some(b) => format!("blocks differ by {:e} of {:e}", b.max_rel_diff, b.bound),
+                    None => format!("logits differ by {:e}", own.max_abs_diff),
+                };
+                format!("checked: {runtime}, in training by {found:e} of {bound:e} allowed")
             });
         });
         checked.push((form, trace.clone(), report.clone()));
@@ -276,7 +292,10 @@ pub unsafe extern "C" fn llama_align_model_open(
     err: *mut llama_align_error,
 ) -> llama_align_status {
     // SAFETY: pointers are what the header asks for.
-    let call = || ModelObject::open(&built_in()?, Arc::default(), Path::new(unsafe { text(path, "path") }?));
+    let call = || {
+        let on_cpu = Offload::default();
+        ModelObject::open(&built_in()?, Arc::default(), Path::new(unsafe { text(path, "path") }?), &on_cpu)
+    };
     // SAFETY: as above.
     unsafe { create(out, err, call) }
 }
@@ -290,9 +309,10 @@ pub unsafe extern "C" fn llama_align_model_open_with(
     err: *mut llama_align_error,
 ) -> llama_align_status {
     let call = || {
-        let runtime = get::<RuntimeObject>(runtime)?;
+        let (runtime, on_cpu) = (get::<RuntimeObject>(runtime)?, Offload::default());
         // SAFETY: pointers are what the header asks for.
-        ModelObject::open(&runtime.runtime, runtime.log.clone(), Path::new(unsafe { text(path, "path") }?))
+        let path = Path::new(unsafe { text(path, "path") }?);
+        ModelObject::open(&runtime.runtime, runtime.log.clone(), path, &on_cpu)
     };
     // SAFETY: as above.
     unsafe { create(out, err, call) }
@@ -419,21 +439,25 @@ pub unsafe extern "C" fn llama_align_model_check(
         // SAFETY: pointers are what the header asks for.
         let (params, out) = unsafe { (read(params)?, Out::optional(out)?) };
         let llama_align_check_params { struct_size: _, n_threads, precision: wanted } = params;
-        let precision = precision(wanted)?.resolve();
-        let (_, report) = object.checked(precision.form(), threads(n_threads))?;
+        let form = precision(wanted)?.form_for(&object.model)?;
+        let (_, report) = object.checked(form, threads(n_threads))?;
         if let Some(out) = out {
+            let on_devices = report.runtime_form.blocks.as_ref();
             out.put(llama_align_check_report {
                 struct_size: 0,
-                precision: match precision {
-                    Precision::Bf16 => LLAMA_ALIGN_PRECISION_BF16,
-                    Precision::F32 | Precision::Auto => LLAMA_ALIGN_PRECISION_F32,
+                precision: match form {
+                    Form::TrainingBf16 => LLAMA_ALIGN_PRECISION_BF16,
+                    Form::Training | Form::Runtime => LLAMA_ALIGN_PRECISION_F32,
+                    Form::TrainingOps => LLAMA_ALIGN_PRECISION_AUTO,
                 },
                 n_trainable: report.trainable.len() as u32,
                 n_ops: report.ops.values().sum::<usize>() as u32,
-                max_abs_diff: report.runtime_form.max_abs_diff,
+                max_abs_diff: on_devices.map_or(report.runtime_form.max_abs_diff, |_| f32::NAN),
                 max_rel_diff: report.training_form.max_rel_diff,
                 bound: report.training_form.bound,
-                n_probes: report.runtime_form.probes.len() as u32,
+                n_probes: report.runtime_form.probes.len() as u32 + u32::from(on_devices.is_some()),
+                device_rel_diff: on_devices.map_or(f32::NAN, |b| b.max_rel_diff),
+                device_bound: on_devices.map_or(f32::NAN, |b| b.bound),
             });
         }
         Ok(LLAMA_ALIGN_OK)

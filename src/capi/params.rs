@@ -25,7 +25,8 @@ pub(super) trait Params: Struct {
 
 /// Whether a size can be that of a struct which has at least `least` bytes.
 pub(super) fn size_is_sane(struct_size: u32, least: usize) -> bool {
-    (least..=BYTES_MAX).contains(&(struct_size as usize))
+    // Fields have 4 bytes at least: no struct ends within one.
+    (least..=BYTES_MAX).contains(&(struct_size as usize)) && struct_size.is_multiple_of(4)
 }
 
 fn checked<S: Struct>(struct_size: u32) -> Result<usize> {
@@ -153,7 +154,7 @@ mod tests {
         assert_eq!(read_words(&[24, 7, 0, 0, 0, 0]).unwrap().second, 0.0);
         let error = read_words(&[24, 7, 0, 0, 0, 1]).unwrap_err().to_string();
         assert!(error.contains("behind byte 16"), "{error}");
-        for size in [0, 7, 4097, u32::MAX] {
+        for size in [0, 7, 9, 4097, u32::MAX] {
             assert!(read_words(&[size, 0, 0, 0]).unwrap_err().to_string().contains("struct_size"));
         }
     }

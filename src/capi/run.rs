@@ -8,13 +8,13 @@ use super::status::llama_align_status;
 use super::trainer::llama_align_trainer;
 use super::{LLAMA_ALIGN_CANCELLED, LLAMA_ALIGN_MORE, LLAMA_ALIGN_OK};
 use crate::data::{Dataset, Sequence};
-use crate::engine::{Delta, Engine};
+use crate::engine::{where_it_ran, Delta, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::log::{say, Level};
 use crate::train::{Checkpoint, Observer, Origin, Policy, StepReport, TrainConfig, Trainer, TrainerState};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// When a call returns although steps are left.
@@ -32,6 +32,9 @@ pub(super) enum Limit {
 pub(super) struct TrainerObject {
     run: Mutex<Run>,
     cancel: AtomicBool,
+    paused: Mutex<bool>,
+    /// Told when a pause or the run ends.
+    go_on: Condvar,
     last: Mutex<llama_align_progress>,
     adapter: Claim,
 }
@@ -90,7 +93,8 @@ impl TrainerObject {
             return Err(Error::new(Kind::Mismatch, message));
         }
         let claim = Claim::new(adapter)?;
-        let (adapter, form) = (&claim.0, config.precision.form());
+        let adapter = &claim.0;
+        let form = config.precision.form_for(&adapter.model.model)?;
         let (trace, _) = adapter.model.checked(form, config.threads)?;
         let lora = adapter.factors().lora.clone();
         config.lora_rank = lora.factors.iter().map(|f| f.rank).max().unwrap_or(config.lora_rank);
@@ -103,6 +107,8 @@ impl TrainerObject {
         Ok(Self {
             run: Mutex::new(run),
             cancel: AtomicBool::new(false),
+            paused: Mutex::new(false),
+            go_on: Condvar::new(),
             last: Mutex::new(llama_align_progress::new(n_steps)),
             adapter: claim,
         })
@@ -176,7 +182,34 @@ impl TrainerObject {
 
     /// Stops the call that runs, or the next one.
     pub(super) fn cancel(&self) {
+        // Under the lock, so that it does not pass between a look at the flag and the waiting.
+        let _paused = self.paused();
         self.cancel.store(true, Ordering::Release);
+        self.go_on.notify_all();
+    }
+
+    /// Makes the call that runs wait before its next step, or go on.
+    pub(super) fn set_paused(&self, paused: bool) {
+        *self.paused() = paused;
+        self.go_on.notify_all();
+    }
+
+    fn paused(&self) -> MutexGuard<'_, bool> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits while there is a pause that nobody cancels; false if the time was up before.
+    fn wait(&self, until: Option<Instant>) -> bool {
+        let mut paused = self.paused();
+        while *paused && !self.cancel.load(Ordering::Acquire) {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            paused = match left {
+                Some(Duration::ZERO) => return false,
+                Some(left) => self.go_on.wait_timeout(paused, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.go_on.wait(paused).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        true
     }
 
     /// What the last step, or the reference's last batch, reported.
@@ -192,46 +225,62 @@ impl TrainerObject {
     fn run(&self, limit: Limit, callback: Callback) -> Result<llama_align_status> {
         let mut run = self.lock()?;
         let (begun, mut moved) = (Instant::now(), false);
+        // A time that no clock reaches is none.
+        let until = match limit {
+            Limit::None => None,
+            Limit::OneStep => Some(begun),
+            Limit::Time(time) => begun.checked_add(time),
+        };
         while run.done < run.n_steps {
+            let enough = moved && until.is_some_and(|until| Instant::now() >= until);
+            let waited = enough || self.wait(until);
             if self.cancel.swap(false, Ordering::AcqRel) {
                 return Ok(LLAMA_ALIGN_CANCELLED);
             }
-            let enough = match limit {
-                Limit::None => false,
-                Limit::OneStep => true,
-                Limit::Time(time) => begun.elapsed() >= time,
-            };
-            if moved && enough {
+            if enough || !waited {
                 return Ok(LLAMA_ALIGN_MORE);
             }
-            if run.trainer.is_none() && !self.prepare(&mut run, callback)? {
-                return Ok(LLAMA_ALIGN_CANCELLED);
+            if run.trainer.is_none() {
+                if let Some(status) = self.prepare(&mut run, callback, until)? {
+                    return Ok(status);
+                }
             }
             let report = self.step(&mut run)?;
             moved = true;
             say(Level::Info, || format!("step {}/{}: loss {:.4}", report.step, run.n_steps, report.loss));
             self.tell(llama_align_progress::step(&report), callback)?;
         }
+        if moved {
+            let lines = run.engine.tally().map(|tally| where_it_ran(self.adapter.0.model.model.devices(), tally));
+            lines.into_iter().flatten().for_each(|line| say(Level::Info, || line.clone()));
+        }
         Ok(LLAMA_ALIGN_OK)
     }
 
-    /// Measures the reference; false if it was stopped. Then the next call begins it anew.
-    fn prepare(&self, run: &mut Run, callback: Callback) -> Result<bool> {
+    /// Measures the reference; a status if it was stopped. Then the next call begins it anew.
+    fn prepare(
+        &self,
+        run: &mut Run,
+        callback: Callback,
+        until: Option<Instant>,
+    ) -> Result<Option<llama_align_status>> {
         let Run { engine, config, data, trainer, .. } = run;
         let mut watch = Watch { object: self, callback, begun: Instant::now(), fault: None };
-        let mut policy = Stoppable { engine, cancel: &self.cancel, stopped: false };
+        let mut policy = Stoppable { engine, object: self, until, stopped: None };
         let made = Trainer::new(config, data.clone(), &mut policy, &mut watch);
         if let Some(fault) = watch.fault {
             // The callback's stop was the consequence of its fault.
             self.cancel.store(false, Ordering::Release);
             return Err(fault);
         }
-        if policy.stopped {
+        if policy.stopped == Some(LLAMA_ALIGN_CANCELLED) {
             self.cancel.store(false, Ordering::Release);
-            return Ok(false);
+        }
+        if policy.stopped.is_some() {
+            return Ok(policy.stopped);
         }
         *trainer = Some(made?);
-        Ok(true)
+        Ok(None)
     }
 
     /// One step; the adapter follows before anyone is told.
@@ -276,17 +325,21 @@ impl Observer for Watch<'_> {
     }
 }
 
-/// A policy whose reference pass can be stopped between two batches.
+/// A policy whose reference pass can be stopped, and waits, between two batches.
 struct Stoppable<'a> {
     engine: &'a mut Engine,
-    cancel: &'a AtomicBool,
-    stopped: bool,
+    object: &'a TrainerObject,
+    /// When the call's time is up; it only counts in a pause.
+    until: Option<Instant>,
+    stopped: Option<llama_align_status>,
 }
 
 impl Policy for Stoppable<'_> {
     fn log_probs(&mut self, sequences: &[&Sequence]) -> Result<Vec<Vec<f32>>> {
-        if self.cancel.load(Ordering::Acquire) {
-            self.stopped = true;
+        let waited = self.object.wait(self.until);
+        let cancelled = self.object.cancel.load(Ordering::Acquire);
+        if cancelled || !waited {
+            self.stopped = Some(if cancelled { LLAMA_ALIGN_CANCELLED } else { LLAMA_ALIGN_MORE });
             return Err(Error::new(Kind::Busy, "stopped"));
         }
         self.engine.log_probs(sequences)

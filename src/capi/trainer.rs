@@ -14,6 +14,7 @@ use super::LLAMA_ALIGN_OK;
 use crate::error::Result;
 use crate::loss::PreferenceLoss;
 use crate::optim::{OptimizerKind, ScheduleKind};
+use crate::runtime::Model;
 use crate::train::TrainConfig;
 use std::ffi::{c_char, c_void};
 use std::path::Path;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 /// A run: graph, optimizer and position in the data. Lifetime: from _new to _free; adapter, dataset and model may be freed
 /// before, and a call that trains while its trainer is freed ends after its step. Threads: one call at a time trains, a second
-/// one gets BUSY; _cancel, _report and _free from any thread at any time.
+/// one gets BUSY; _set_paused, _cancel, _report and _free from any thread at any time.
 #[derive(Debug)]
 pub struct llama_align_trainer {
     _never: (),
@@ -184,8 +185,9 @@ impl Params for llama_align_trainer_params {
     }
 }
 
-/// The configuration that the parameters mean; rank, alpha and the longest row are the adapter's and the dataset's.
-fn configuration(params: llama_align_trainer_params, max_length: usize) -> Result<TrainConfig> {
+/// The configuration that the parameters mean; rank, alpha, the longest row and devices are the adapter's, the dataset's and the
+/// model's.
+fn configuration(params: llama_align_trainer_params, max_length: usize, model: &Model) -> Result<TrainConfig> {
     let llama_align_trainer_params {
         struct_size: _,
         method: number,
@@ -229,6 +231,7 @@ fn configuration(params: llama_align_trainer_params, max_length: usize) -> Resul
             other => return Err(argument(format!("schedule: {other} is none of LLAMA_ALIGN_SCHEDULE_*"))),
         },
         precision: precision(wanted)?,
+        device: model.devices().first().map(|d| d.name.clone()),
         threads: n_threads as usize,
         batch_size: batch_size as usize,
         grad_accum: grad_accum as usize,
@@ -297,7 +300,7 @@ pub unsafe extern "C" fn llama_align_trainer_new(
     let call = || {
         let (adapter, dataset) = (get::<AdapterObject>(adapter)?, get::<DatasetObject>(dataset)?);
         // SAFETY: pointers are what the header asks for.
-        let config = configuration(unsafe { read(params) }?, dataset.max_length)?;
+        let config = configuration(unsafe { read(params) }?, dataset.max_length, &adapter.model.model)?;
         TrainerObject::new(adapter.share(), &dataset, config)
     };
     // SAFETY: as above.
@@ -326,7 +329,7 @@ pub unsafe extern "C" fn llama_align_trainer_resume(
     let call = || {
         let (adapter, dataset) = (get::<AdapterObject>(adapter)?, get::<DatasetObject>(dataset)?);
         // SAFETY: pointers are what the header asks for.
-        let config = configuration(unsafe { read(params) }?, dataset.max_length)?;
+        let config = configuration(unsafe { read(params) }?, dataset.max_length, &adapter.model.model)?;
         // SAFETY: as above.
         let path = Path::new(unsafe { text(path, "path") }?);
         if flags & !LLAMA_ALIGN_RESUME_INEXACT != 0 {
@@ -360,8 +363,8 @@ pub unsafe extern "C" fn llama_align_trainer_save(
 
 /// Makes one optimizer step; the first one of DPO and KTO measures the reference before. `out` (borrowed): NULL, or
 /// struct_size set; gets what llama_align_trainer_report() would. Returns MORE if steps are left, OK if the run is complete (a
-/// complete run does nothing), CANCELLED. Errors: ARGUMENT, NUMERIC (the step was not applied), MEMORY, BUSY, POISONED.
-/// Since 0.1.
+/// complete run does nothing), CANCELLED. While the trainer is paused it returns MORE without a step. Errors: ARGUMENT, NUMERIC
+/// (the step was not applied), MEMORY, BUSY, POISONED. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn llama_align_trainer_step(
     trainer: *mut llama_align_trainer,
@@ -383,8 +386,8 @@ pub unsafe extern "C" fn llama_align_trainer_step(
 }
 
 /// Makes all steps that are left. `callback`: NULL for none. `user_data`: passed to it as it is. Returns OK if the run is
-/// complete, CANCELLED if it was stopped; then a later call goes on with the next step. Errors: as llama_align_trainer_step().
-/// Since 0.1.
+/// complete, CANCELLED if it was stopped; then a later call goes on with the next step. While the trainer is paused it waits.
+/// Errors: as llama_align_trainer_step(). Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn llama_align_trainer_run(
     trainer: *mut llama_align_trainer,
@@ -398,8 +401,9 @@ pub unsafe extern "C" fn llama_align_trainer_run(
 }
 
 /// Makes steps until `max_ms` have passed, at least one, and ends after the step in which they pass: a host trains between two
-/// requests with it. The reference of DPO and KTO belongs to the first step. Returns MORE if steps are left; otherwise as
-/// llama_align_trainer_run(). Since 0.1.
+/// requests with it. The reference of DPO and KTO belongs to the first step. While the trainer is paused it waits, until `max_ms`
+/// have passed at most, if need be without a step. Returns MORE if steps are left; otherwise as llama_align_trainer_run().
+/// Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn llama_align_trainer_run_for(
     trainer: *mut llama_align_trainer,
@@ -411,6 +415,30 @@ pub unsafe extern "C" fn llama_align_trainer_run_for(
     let (callback, limit) = (Callback { function: callback, user_data }, Limit::Time(Duration::from_millis(max_ms)));
     // SAFETY: `err` is what the header asks for.
     unsafe { guard(err, || get::<TrainerObject>(trainer)?.drive(limit, callback)) }
+}
+
+/// Pauses or goes on: while a trainer is paused, a call that trains makes no step, and llama_align_trainer_run() waits, after its step
+/// or its batch of the reference, without using the CPU. What it trains is the same as without a pause, bit for bit. A call whose
+/// time ends in the reference measures that anew the next time. _cancel and _free end the waiting. `paused`: 1 or 0. Any thread,
+/// callback-safe; a callback that pauses its own llama_align_trainer_run() leaves it to another thread to go on. Errors: ARGUMENT,
+/// POISONED. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_trainer_set_paused(
+    trainer: *mut llama_align_trainer,
+    paused: u32,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        let trainer = get::<TrainerObject>(trainer)?;
+        match paused {
+            0 => trainer.set_paused(false),
+            1 => trainer.set_paused(true),
+            other => return Err(argument(format!("paused: {other} is neither 0 nor 1"))),
+        }
+        Ok(LLAMA_ALIGN_OK)
+    };
+    // SAFETY: `err` is what the header asks for.
+    unsafe { guard(err, call) }
 }
 
 /// Stops the call that trains, after its step or its batch of the reference; if none does, the next one returns CANCELLED

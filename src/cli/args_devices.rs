@@ -37,7 +37,7 @@ fn layers(text: &str) -> Result<u32, String> {
 
 /// True if a command with devices is asked for their list: then nothing else need be given.
 pub(super) fn wants_list(arguments: &[String]) -> bool {
-    let has_devices = ["check", "train", "eval", "generate", "bench"];
+    let has_devices = ["check", "train", "eval", "generate", "bench", "pairs", "rate"];
     arguments.get(1).is_some_and(|command| has_devices.contains(&command.as_str()))
         && arguments[1..].iter().any(|a| ["--list-devices", "--list_devices"].contains(&a.as_str()))
 }

@@ -1,8 +1,8 @@
 //! `--list-devices`, and where the nodes of a run were computed.
 
 use super::Printer;
+use crate::engine::where_it_ran;
 use crate::runtime::{Model, Runtime, Tally};
-use std::collections::BTreeMap;
 
 /// Prints the devices that weights can be moved to; returns the exit status.
 pub(super) fn list(printer: &mut Printer) -> u8 {
@@ -27,28 +27,6 @@ pub(super) fn list(printer: &mut Printer) -> u8 {
 
 /// Says what devices computed and what they left to the CPU.
 pub(super) fn report(printer: &mut Printer, model: &Model, tally: Option<&Tally>) {
-    let (Some(tally), [_, ..]) = (tally, model.devices()) else { return };
-    let names: Vec<_> = model.devices().iter().map(|d| d.name.as_str()).collect();
-    let count = |list: &BTreeMap<String, u64>| list.values().sum::<u64>();
-    let on_devices = count(&tally.device);
-    let all = on_devices + count(&tally.beside) + count(&tally.fallen_back);
-    printer.talk(&format!("{} computed {on_devices} of {all} nodes", names.join(", ")));
-    let listed = |list: &BTreeMap<String, u64>| {
-        let ops: Vec<_> = list.iter().map(|(op, n)| format!("{} x {n}", op_name(op))).collect();
-        ops.join(", ")
-    };
-    if !tally.fallen_back.is_empty() {
-        printer.talk(&format!("fell back to the CPU, which alone has them: {}", listed(&tally.fallen_back)));
-    }
-    if !tally.beside.is_empty() {
-        printer.talk(&format!("stayed on the CPU beside their weights or operands: {}", listed(&tally.beside)));
-    }
-}
-
-/// Ops of our own are the softmax of the loss head.
-fn op_name(op: &str) -> &str {
-    match op {
-        "CUSTOM" => "loss head",
-        other => other,
-    }
+    let lines = tally.map(|tally| where_it_ran(model.devices(), tally));
+    lines.into_iter().flatten().for_each(|line| printer.talk(&line));
 }

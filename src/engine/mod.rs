@@ -15,6 +15,7 @@ mod op_form;
 mod plan;
 mod profile;
 mod session;
+mod tally;
 mod terms;
 
 pub use adapt::{adapt, Adapted, Delta, Parameter, Role};
@@ -24,3 +25,4 @@ pub use lower::{Form, Lowering, Scope};
 pub use plan::{Plan, Step};
 pub use profile::{Profile, Seconds};
 pub use session::{BlockValues, Engine};
+pub use tally::where_it_ran;

@@ -5,8 +5,9 @@
 //! numbers takes the file's bytes, mapped: the pages are those of the host's own map.
 
 use super::abi::{GgmlBuffer, LlamaModel};
+use super::capture::{capture, RawKind};
 use super::guard::guarded;
-use super::{Model, Runtime};
+use super::{Device, Model, Runtime};
 use crate::error::{Context, Error, Kind, Result};
 use crate::gguf::{File, Value};
 use std::path::PathBuf;
@@ -49,7 +50,8 @@ impl Drop for FileWeights {
 }
 
 impl Model {
-    /// Takes a model that a host has open; it stays the host's. `file` is what it was loaded from, validated.
+    /// Takes a model that a host has open, on whatever devices it lies; it stays the host's. `file` is what it was loaded
+    /// from, validated.
     ///
     /// # Errors
     /// [`Kind::Mismatch`] if the file is not that model's.
@@ -61,7 +63,9 @@ impl Model {
         let vocab = guarded(|| unsafe { (runtime.table.model_vocab)(ptr) })?;
         let weights = file.as_ref().map(|f| FileWeights::new(runtime, f.clone())).transpose()?;
         let path = file.as_ref().map_or_else(|| PathBuf::from("the host's model"), |f| f.path().to_owned());
-        let (devices, is_owned) = (Vec::new(), false);
+        // Where it lies is only seen in a graph, whose nodes on other devices than these are not.
+        let gpus: Vec<_> = runtime.devices().into_iter().filter(Device::is_gpu).collect();
+        let (devices, is_owned) = (gpus, false);
         let model = Self {
             runtime: runtime.clone(),
             ptr,
@@ -75,7 +79,27 @@ impl Model {
         if let Some(file) = &file {
             model.belongs_to(file).during(|| file.path().display().to_string())?;
         }
-        Ok(Arc::new(model))
+        let mut model = Arc::new(model);
+        if !model.devices.is_empty() {
+            let devices = model.devices_of_weights()?;
+            let own = Arc::get_mut(&mut model);
+            own.ok_or_else(|| Error::new(Kind::Internal, "a capture keeps its model"))?.devices = devices;
+        }
+        Ok(model)
+    }
+
+    /// The devices that hold weights.
+    fn devices_of_weights(self: &Arc<Self>) -> Result<Vec<Device>> {
+        let nodes = capture(self, &[0], 0, true)?;
+        let holds = |device: &Device| {
+            nodes.iter().any(|node| {
+                let RawKind::Weight(Some(data)) = &node.kind else { return false };
+                // SAFETY: a weight of a live model, whose buffer lives with it.
+                let at = unsafe { (self.runtime.table.buffer_device)((*data.tensor).buffer) };
+                at == device.ptr && data.data.is_null()
+            })
+        };
+        Ok(self.devices.iter().filter(|d| holds(d)).cloned().collect())
     }
 
     /// What can be compared without reading weights; the self-check compares the rest.

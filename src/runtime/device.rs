@@ -51,6 +51,19 @@ impl Offload {
     /// # Errors
     /// If a name is that of no GPU, or layers are to be moved and there is none.
     pub fn parse(runtime: &Arc<Runtime>, names: Option<&str>, n_gpu_layers: Option<u32>) -> Result<Self> {
+        Self::named(runtime, names, n_gpu_layers, ["--device", "-ngl"])
+    }
+
+    /// The same where both are called something else, which messages say.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn named(
+        runtime: &Arc<Runtime>,
+        names: Option<&str>,
+        n_gpu_layers: Option<u32>,
+        [device, layers]: [&str; 2],
+    ) -> Result<Self> {
         let gpus: Vec<_> = runtime.devices().into_iter().filter(Device::is_gpu).collect();
         let known = || match gpus.iter().map(|d| d.name.as_str()).collect::<Vec<_>>() {
             names if names.is_empty() => "this runtime has none".to_owned(),
@@ -59,20 +72,21 @@ impl Offload {
         let wanted = names.map(|names| names.split(',').map(str::trim).filter(|n| !n.is_empty()).collect::<Vec<_>>());
         let devices = match wanted.as_deref() {
             Some(["none"]) => Vec::new(),
-            Some([]) => return Err(Error::new(Kind::Argument, format!("--device: no name given; {}", known()))),
+            Some([]) => return Err(Error::new(Kind::Argument, format!("{device}: no name given; {}", known()))),
             Some(names) => names
                 .iter()
                 .map(|name| {
                     let found = gpus.iter().find(|d| d.name.eq_ignore_ascii_case(name)).cloned();
-                    found
-                        .ok_or_else(|| Error::new(Kind::Argument, format!("--device {name}: no such GPU; {}", known())))
+                    found.ok_or_else(|| {
+                        Error::new(Kind::Argument, format!("{device} {name}: no such GPU; {}", known()))
+                    })
                 })
                 .collect::<Result<_>>()?,
             None if n_gpu_layers.is_some_and(|n| n > 0) => gpus.clone(),
             None => Vec::new(),
         };
         if devices.is_empty() && n_gpu_layers.is_some_and(|n| n > 0) {
-            let message = format!("-ngl {}: no GPU to move layers to; {}", n_gpu_layers.unwrap_or(0), known());
+            let message = format!("{layers} {}: no GPU to move layers to; {}", n_gpu_layers.unwrap_or(0), known());
             return Err(Error::new(Kind::Argument, message));
         }
         Ok(Self { devices, n_gpu_layers })

@@ -109,7 +109,7 @@ impl Arena {
             }
             Slot::BufferBytes => 8 << 18,
             Slot::Number(n) => n,
-            Slot::Any => 0,
+            Slot::Any | Slot::Index | Slot::Switch => 0,
             Slot::Error => self.block(size_of::<llama_align_error>() as u32, 9),
         }
     }

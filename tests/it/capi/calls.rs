@@ -135,6 +135,115 @@ fn a_callback_may_free_everything_under_its_call() {
     assert_eq!(status, LLAMA_ALIGN_ERR_ARGUMENT);
 }
 
+/// A trainer on its own adapter, paused.
+fn paused(world: &World, dataset: *mut llama_align_dataset, method: u32) -> (Elsewhere, *mut llama_align_adapter) {
+    let (adapter, params) = (world.adapter(), llama_align_trainer_params { method, ..trainer_params() });
+    let trainer = world.trainer(adapter, dataset, &params);
+    set_paused(trainer, 1);
+    (Elsewhere(trainer), adapter)
+}
+
+fn set_paused(trainer: *mut llama_align_trainer, paused: u32) {
+    // SAFETY: a live trainer.
+    assert_eq!(unsafe { llama_align_trainer_set_paused(trainer, paused, null_mut()) }, LLAMA_ALIGN_OK);
+}
+
+/// Pauses its own run after the first step, or in the reference.
+unsafe extern "C" fn pause_at(progress: *const llama_align_progress, user_data: *mut c_void) -> i32 {
+    // SAFETY: the test passes a trainer and a phase, the library a progress.
+    let (progress, (trainer, phase)) = unsafe { (&*progress, &*user_data.cast::<(Elsewhere, u32)>()) };
+    if progress.phase == *phase && progress.step == 1 {
+        set_paused(trainer.0, 1);
+    }
+    LLAMA_ALIGN_CONTINUE
+}
+
+#[test]
+fn a_pause_from_another_thread_holds_a_run_and_leaves_no_trace() {
+    let world = World::new();
+    for (method, phase) in [
+        (LLAMA_ALIGN_METHOD_SFT, LLAMA_ALIGN_PHASE_STEP),
+        (LLAMA_ALIGN_METHOD_DPO, LLAMA_ALIGN_PHASE_STEP),
+        (LLAMA_ALIGN_METHOD_DPO, LLAMA_ALIGN_PHASE_REFERENCE),
+    ] {
+        let dataset = world.pairs(method);
+        let (straight, unpaused) = paused(&world, dataset, method);
+        // Whoever trains on its own thread gets it back.
+        // SAFETY: a live trainer.
+        unsafe {
+            assert_eq!(llama_align_trainer_step(straight.0, null_mut(), null_mut()), LLAMA_ALIGN_MORE);
+            let begun = std::time::Instant::now();
+            assert_eq!(llama_align_trainer_run_for(straight.0, 30, None, null_mut(), null_mut()), LLAMA_ALIGN_MORE);
+            assert!(begun.elapsed().as_millis() >= 30);
+        }
+        assert_eq!(report(straight.0).phase, LLAMA_ALIGN_PHASE_NEW, "a step in a pause");
+        set_paused(straight.0, 0);
+        assert_eq!(run(straight.0), LLAMA_ALIGN_OK);
+
+        let (trainer, adapter) = paused(&world, dataset, method);
+        set_paused(trainer.0, 0);
+        let mut watch = (trainer, phase);
+        std::thread::scope(|scope| {
+            let to = Watched(&raw mut watch);
+            let thread = scope.spawn(move || to.run());
+            let begun = std::time::Instant::now();
+            while report(trainer.0).step == 0 {
+                assert!(begun.elapsed().as_secs() < 60, "no progress in a minute");
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!thread.is_finished() && report(trainer.0).step == 1, "it went on: {:?}", report(trainer.0));
+            assert_eq!(report(trainer.0).phase, phase);
+            set_paused(trainer.0, 0);
+            assert_eq!(thread.join().unwrap(), LLAMA_ALIGN_OK);
+        });
+        assert!(World::bytes(adapter) == World::bytes(unpaused), "a pause changed the run");
+        for elsewhere in [straight, trainer] {
+            llama_align_trainer_free(elsewhere.0);
+        }
+        for adapter in [adapter, unpaused] {
+            llama_align_adapter_free(adapter);
+        }
+        llama_align_dataset_free(dataset);
+    }
+}
+
+#[test]
+fn a_paused_run_ends_when_it_is_cancelled_or_freed() {
+    let world = World::new();
+    let dataset = world.pairs(LLAMA_ALIGN_METHOD_SFT);
+    let (trainer, adapter) = paused(&world, dataset, LLAMA_ALIGN_METHOD_SFT);
+    let ends = |end: &dyn Fn()| {
+        let ran = std::thread::scope(|scope| {
+            let thread = scope.spawn(move || trainer.run());
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            assert!(!thread.is_finished(), "it did not wait");
+            end();
+            thread.join().unwrap()
+        });
+        assert_eq!(ran, LLAMA_ALIGN_CANCELLED);
+    };
+    // SAFETY: a live trainer.
+    ends(&|| assert_eq!(unsafe { llama_align_trainer_cancel(trainer.0, null_mut()) }, LLAMA_ALIGN_OK));
+    assert_eq!(report(trainer.0).phase, LLAMA_ALIGN_PHASE_NEW);
+    ends(&|| llama_align_trainer_free(trainer.0));
+    llama_align_adapter_free(adapter);
+    llama_align_dataset_free(dataset);
+}
+
+/// A trainer whose run is watched by [`pause_at`], for another thread.
+struct Watched(*mut (Elsewhere, u32));
+
+// SAFETY: the test keeps it until the thread has ended, and does not touch it.
+unsafe impl Send for Watched {}
+
+impl Watched {
+    fn run(self) -> i32 {
+        // SAFETY: as above.
+        unsafe { llama_align_trainer_run((*self.0).0 .0, Some(pause_at), self.0.cast(), null_mut()) }
+    }
+}
+
 /// Handles are numbers: another thread may have them.
 #[derive(Clone, Copy)]
 struct Elsewhere(*mut llama_align_trainer);

@@ -184,6 +184,11 @@ fn misuses(slot: Slot, arena: &mut Arena, world: &World, freed: &World) -> Vec<M
                 add(format!("struct_size {size}"), arena.block(size, 9), ARGUMENT);
             }
         }
+        Slot::Index => add("one too many".into(), world.n_devices(), ARGUMENT),
+        Slot::Switch => {
+            add("2".into(), 2, ARGUMENT);
+            add("all bits set".into(), u32::MAX as usize, ARGUMENT);
+        }
         Slot::Number(_) | Slot::Any => {}
     }
     list

@@ -71,6 +71,10 @@ pub(super) enum Slot {
     FileBytes(&'static str),
     /// Nothing can be wrong with it.
     Number(usize),
+    /// One of a runtime's devices.
+    Index,
+    /// 0 or 1.
+    Switch,
     /// The callback's argument.
     Any,
     Error,
@@ -100,6 +104,8 @@ const fn plain<T>() -> Layout {
     Layout { bytes: size_of::<T>(), choices: &[], reals: &[], singles: &[], counts: &[], init: |_, _| i32::MIN }
 }
 
+const MODEL: Layout =
+    Layout { init: init!(llama_align_model_params_init), ..plain::<llama_align_model_params>() };
 const CHECK: Layout = Layout {
     choices: &[offset_of!(llama_align_check_params, precision)],
     init: init!(llama_align_check_params_init),
@@ -193,6 +199,7 @@ const MERGE: Layout = Layout {
 const KEPT: Layout = plain::<llama_align_kept>();
 const MERGE_REPORT: Layout = plain::<llama_align_merge_report>();
 const RUNTIME_INFO: Layout = plain::<llama_align_runtime_info>();
+const DEVICE: Layout = plain::<llama_align_device>();
 const MODEL_INFO: Layout = plain::<llama_align_model_info>();
 const PLACEMENT: Layout = plain::<llama_align_placement>();
 const CHECK_REPORT: Layout = plain::<llama_align_check_report>();
@@ -240,6 +247,38 @@ pub(super) fn functions() -> Vec<Function> {
             None,
             a[2] as _,
             a[3] as _
+        ),
+        function!(
+            llama_align_runtime_device_count,
+            [Handle(H::Runtime), OutNumber, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_runtime_device,
+            [Handle(H::Runtime), Index, OutStruct(DEVICE), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _
+        ),
+        function!(
+            llama_align_model_params_init,
+            [Init(MODEL), InitSize(MODEL), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_model_open_on,
+            [Handle(H::Runtime), Input("model.gguf"), OptionalText("none"), Params(MODEL), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _,
+            a[5] as _
         ),
         function!(
             llama_align_model_open_with,
@@ -562,6 +601,13 @@ pub(super) fn functions() -> Vec<Function> {
             None,
             a[2] as _,
             a[3] as _
+        ),
+        function!(
+            llama_align_trainer_set_paused,
+            [Handle(H::Trainer), Switch, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
         ),
         function!(llama_align_trainer_cancel, [Handle(H::Trainer), Error], |a| a[0] as _, a[1] as _),
         function!(

@@ -114,6 +114,14 @@ impl World {
         world
     }
 
+    /// Devices of the runtime.
+    pub(super) fn n_devices(&self) -> usize {
+        let mut n = 0;
+        // SAFETY: a live runtime.
+        assert_eq!(unsafe { llama_align_runtime_device_count(self.runtime, &mut n, null_mut()) }, LLAMA_ALIGN_OK);
+        n as usize
+    }
+
     /// What a host would fill in.
     pub(super) fn host(&self) -> Host {
         let table = Runtime::linked().unwrap().table();
