@@ -62,7 +62,7 @@ ASAN := $(abspath $(or $(CARGO_TARGET_DIR),target)/asan)
 test-full: setup-test-full test
 	ulimit -v 12000000; LLAMA_ALIGN_FUZZ=10 $(CARGO) test --release --test it -- hostile::fuzz
 	@if model=$$(sh demo/fetch.sh); then \
-		sh tests/hosts/run.sh $(PLUGIN)/release/libllama_align.so "$$model"; \
+		sh tests/hosts/run.sh $(PLUGIN)/release/libllama_align.so "$$model" $(BUILT)/llama-align; \
 	else \
 		echo "SmolLM2 cannot be fetched here: prebuilt hosts were NOT run"; \
 	fi

@@ -8,6 +8,8 @@ own defaults.
 
 import ctypes as c
 import os
+import pathlib
+import re
 import sys
 
 
@@ -15,50 +17,23 @@ class Error(c.Structure):
     _fields_ = [("struct_size", c.c_uint32), ("status", c.c_int32), ("message", c.c_char * 1016)]
 
 
-class Placement(c.Structure):
-    _fields_ = [(n, c.c_uint32) for n in ("struct_size", "n_shared", "n_mapped", "n_refused")]
-    _fields_ += [(n, c.c_uint64) for n in ("shared_bytes", "mapped_bytes", "refused_bytes")]
+def struct(name):
+    """A struct as the header declares it."""
+    header = (pathlib.Path(__file__).parents[2] / "include" / "llama-align.h").read_text()
+    body = re.search(rf"typedef struct {name} {{(.*?)}} {name};", header, re.S).group(1)
+    kinds = {"uint32_t": c.c_uint32, "uint64_t": c.c_uint64, "float": c.c_float, "double": c.c_double, "char": c.c_char}
+    fields = []
+    for kind, field, n in re.findall(r"^\s+(\w+) (\w+)(?:\[(\d+)\])?;", body, re.M):
+        fields.append((field, kinds[kind] * int(n) if n else kinds[kind]))
+    return type(name, (c.Structure,), {"_fields_": fields})
 
 
-class CheckReport(c.Structure):
-    _fields_ = [(n, c.c_uint32) for n in ("struct_size", "precision", "n_trainable", "n_ops")]
-    _fields_ += [(n, c.c_float) for n in ("max_abs_diff", "max_rel_diff", "bound")] + [("n_probes", c.c_uint32)]
-
-
-class CheckParams(c.Structure):
-    _fields_ = [(n, c.c_uint32) for n in ("struct_size", "n_threads", "precision")]
-
-
-class DatasetParams(c.Structure):
-    _fields_ = [(n, c.c_uint32) for n in ("struct_size", "method", "max_length", "flags")]
-
-
-class TrainerParams(c.Structure):
-    _fields_ = [
-        (n, c.c_uint32)
-        for n in ("struct_size", "method", "schedule", "precision", "n_threads", "batch_size", "grad_accum", "micro_batch_tokens")
-    ]
-    _fields_ += [("max_steps", c.c_uint64), ("seed", c.c_uint64)]
-    _fields_ += [
-        (n, c.c_double)
-        for n in (
-            "epochs", "learning_rate", "warmup_ratio", "beta", "desirable_weight", "undesirable_weight", "max_grad_norm",
-            "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
-        )
-    ]
-
-
-class Progress(c.Structure):
-    _fields_ = [("struct_size", c.c_uint32), ("phase", c.c_uint32)]
-    _fields_ += [(n, c.c_uint64) for n in ("step", "n_steps", "n_tokens")]
-    _fields_ += [
-        (n, c.c_double)
-        for n in (
-            "epoch", "loss", "grad_norm", "learning_rate", "reward_chosen", "reward_rejected", "reward_margin", "reward_accuracy",
-            "logps_chosen", "logps_rejected", "kl", "step_ms", "elapsed_ms",
-        )
-    ]
-
+Placement = struct("llama_align_placement")
+CheckReport = struct("llama_align_check_report")
+CheckParams = struct("llama_align_check_params")
+DatasetParams = struct("llama_align_dataset_params")
+TrainerParams = struct("llama_align_trainer_params")
+Progress = struct("llama_align_progress")
 
 SFT, DPO, PLAIN = 1, 2, 1
 PROMPTS = [b"The sky is", b"Grass is", b"Snow is"]

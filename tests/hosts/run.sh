@@ -1,11 +1,19 @@
 #!/bin/sh
-# Trains inside prebuilt runtimes that others made: sh tests/hosts/run.sh libllama_align.so model.gguf
-# What it downloads is kept in the user's cache; what cannot be had is named and not run. Exits with 1 if a host fails.
+# Trains inside prebuilt runtimes that others made: sh tests/hosts/run.sh libllama_align.so model.gguf [llama-align [more.gguf ...]]
+# With the program it also makes a Q4_0 file of the model, which hosts repack by default; the newest host of each kind then gets that
+# one and all further models. What it downloads is kept in the user's cache; what cannot be had is named and not run. Exits with 1
+# if a host fails.
 set -u
 unset CDPATH
 
 align=$(realpath "$1")
 model=$(realpath "$2")
+shift 2
+program=""
+if [ $# -gt 0 ]; then
+    program=$(realpath "$1")
+    shift
+fi
 here=$(cd "$(dirname "$0")" && pwd)
 cache="${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/llama-align/hosts"
 work=$(mktemp -d)
@@ -21,7 +29,7 @@ missing() { echo "== $1: NOT run: $2"; }
 run() { # run NAME COMMAND...
     name=$1
     shift
-    echo "== $name, $(basename "$model")"
+    echo "== $name"
     "$@" >"$work/out" 2>"$work/err" && ok=1 || ok=0
     cat "$work/out"
     if [ "$ok" = 0 ]; then
@@ -57,17 +65,48 @@ for version in 3.22.1 3.21.1 3.20.0; do
     name="C, node-llama-cpp $version"
     if package=$(npm_package @node-llama-cpp/linux-x64 "$version"); then
         library=$(find "$package/bins" -name 'libllama.*.so' | head -n 1)
-        run "$name" "$work/host" "$library" "$align" "$model" "$work/node.gguf"
+        run "$name, $(basename "$model")" "$work/host" "$library" "$align" "$model" "$work/adapter.gguf"
+        # A file that is repacked by default: a breath of the adapter that was just made, so that every weight is encoded anew.
+        if [ -n "$program" ] && [ ! -f "$work/model-Q4_0.gguf" ] && [ -f "$work/adapter.gguf" ]; then
+            "$program" merge -m "$model" --lora-scaled "$work/adapter.gguf:0.001" --outtype Q4_0 --no-verify \
+                -o "$work/model-Q4_0.gguf" 2>"$work/err" || { cat "$work/err"; failed="$failed merge"; }
+            for more in "$work/model-Q4_0.gguf" "$@"; do
+                run "$name, $(basename "$more")" "$work/host" "$library" "$align" "$more" "$work/more.gguf"
+            done
+        fi
     else
         missing "$name" "the npm package cannot be had"
     fi
 done
 
+# The same with its Vulkan backend, which the host uses by default: its weights lie on the GPU. Where there is no GPU, Mesa's
+# software driver stands for one; ggml leaves such devices out unless they are named.
+name="C, node-llama-cpp 3.22.1 on Vulkan"
+driver=$(find /usr/share/vulkan/icd.d -name 'lvp_icd*.json' 2>/dev/null | head -n 1)
+if ! package=$(npm_package @node-llama-cpp/linux-x64-vulkan 3.22.1); then
+    missing "$name" "the npm package cannot be had"
+elif [ ! -e /dev/dri/renderD128 ] && [ -z "$driver" ]; then
+    missing "$name" "there is no GPU, and Mesa's software driver is not installed (mesa-vulkan-drivers)"
+else
+    [ -e /dev/dri/renderD128 ] || export GGML_VK_VISIBLE_DEVICES=0 VK_ICD_FILENAMES="$driver"
+    library=$(find "$package/bins" -name 'libllama.*.so' | head -n 1)
+    # Software compiles and runs shaders of this size for minutes: a tiny model there.
+    small="$model"
+    [ -e /dev/dri/renderD128 ] || small="$work/tiny.gguf"
+    [ "$small" = "$model" ] || (cd "$here/../.." && ${CARGO:-cargo} run --quiet --release --example tiny_model -- llama-untied q8_0 "$small")
+    run "$name, $(basename "$small")" "$work/host" "$library" "$align" "$small" "$work/vulkan.gguf"
+    run "$name, devices and CPU compared" env LLAMA_ALIGN_TEST_RUNTIME="$library" \
+        ${CARGO:-cargo} test --quiet --release --test it -- --ignored --nocapture devices::compute_what_the_cpu_computes
+fi
+
 # Python and xllamacpp: one module with everything inside.
 for version in 2026.10.11549 2026.9.11063 2026.8.10566 2026.8.10229; do
     name="Python, xllamacpp $version"
     if package=$(pip_package xllamacpp "$version" --no-deps --only-binary :all:); then
-        run "$name" env PYTHONPATH="$package" python3 "$here/host.py" "$align" "$model" "$work/x.gguf"
+        run "$name, $(basename "$model")" env PYTHONPATH="$package" python3 "$here/host.py" "$align" "$model" "$work/x.gguf"
+        [ "$version" = 2026.10.11549 ] && [ -f "$work/model-Q4_0.gguf" ] && for more in "$work/model-Q4_0.gguf" "$@"; do
+            run "$name, $(basename "$more")" env PYTHONPATH="$package" python3 "$here/host.py" "$align" "$more" "$work/x.gguf"
+        done
     else
         missing "$name" "the wheel cannot be had"
     fi

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The sources in the header's order.
-const SOURCES: [&str; 10] =
-    ["status", "runtime", "model", "dataset", "adapter", "algebra", "progress", "trainer", "evaluate", "merge"];
+const SOURCES: [&str; 11] =
+    ["status", "runtime", "device", "model", "dataset", "adapter", "algebra", "progress", "trainer", "evaluate", "merge"];
 
 pub(super) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -167,6 +167,8 @@ fn every_exported_function_and_type_is_documented_with_its_rules() {
         let says_errors = says_errors || doc.contains("otherwise as") || doc.contains("Errors: as");
         let infallible = name.ends_with("_free") || ["version", "abi", "status_name"].iter().any(|n| name.ends_with(n));
         assert!(says_errors || infallible, "{name} does not say its errors");
+        let says_null = doc.contains("NULL") || doc.contains("as in ") || doc.contains("Errors: as");
+        assert!(says_null || !takes_pointers(&header, &name), "{name} does not say what may be NULL");
     }
     for name in ["runtime", "model", "dataset", "adapter", "trainer"] {
         let at = header.find(&format!("typedef struct llama_align_{name} llama_align_{name};")).unwrap();
@@ -181,6 +183,15 @@ fn every_exported_function_and_type_is_documented_with_its_rules() {
     assert_eq!(exported, functions(&header).len());
 }
 
+/// Whether a function has an argument that points to memory of the caller's, beside the error object: what handles may be is said
+/// once, at the head of the header.
+fn takes_pointers(header: &str, name: &str) -> bool {
+    let arguments = header.split(&format!("{name}(")).nth(1).unwrap().split(')').next().unwrap();
+    let handles = ["runtime", "model", "dataset", "adapter", "trainer"].map(|h| format!("struct llama_align_{h} *"));
+    let points = |a: &str| a.contains("**") || a.contains('*') && !handles.iter().any(|h| a.contains(h.as_str()));
+    arguments.split(',').any(|a| points(a) && !a.contains("*err"))
+}
+
 /// Sizes of all structs.
 fn sizes() -> Vec<(&'static str, usize)> {
     macro_rules! sizes {
@@ -189,6 +200,8 @@ fn sizes() -> Vec<(&'static str, usize)> {
     sizes!(
         llama_align_error,
         llama_align_runtime_info,
+        llama_align_device,
+        llama_align_model_params,
         llama_align_model_info,
         llama_align_placement,
         llama_align_check_params,
@@ -257,6 +270,19 @@ fn compiles(compiler: &str, language: &str, standard: &str, dir: &Path) {
     }
 }
 
+/// The examples, as their own users would compile them.
+fn compiles_examples(compiler: &str, language: &str, standard: &str) {
+    let extension = if language == "c" { "c" } else { "cpp" };
+    let sources = fs::read_dir(root().join("c_examples")).unwrap().map(|e| e.unwrap().path());
+    for source in sources.filter(|p| p.extension().is_some_and(|e| e == extension)) {
+        let mut command = Command::new(compiler);
+        command.args([&format!("-std={standard}"), "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-pedantic"]);
+        command.arg("-I").arg(root().join("include")).arg("-isystem").arg(llama_cpp().join("include"));
+        let ran = command.arg(&source).output().unwrap();
+        assert!(ran.status.success(), "{compiler} {}: {}", source.display(), String::from_utf8_lossy(&ran.stderr));
+    }
+}
+
 pub(super) fn has(compiler: &str) -> bool {
     Command::new(compiler).arg("--version").output().is_ok_and(|ran| ran.status.success())
 }
@@ -274,6 +300,7 @@ fn compilers_take_the_headers_without_a_word() {
                 compiles(compiler, language, standard, dir.path());
                 n += 1;
             }
+            compiles_examples(compiler, language, if language == "c" { "c11" } else { "c++20" });
         }
     }
     assert!(n >= 4, "there is no C and C++ compiler to try the headers with");
