@@ -14,7 +14,6 @@ use super::LLAMA_ALIGN_OK;
 use crate::error::Result;
 use crate::loss::PreferenceLoss;
 use crate::optim::{OptimizerKind, ScheduleKind};
-use crate::runtime::Model;
 use crate::train::TrainConfig;
 use std::ffi::{c_char, c_void};
 use std::path::Path;
@@ -185,9 +184,18 @@ impl Params for llama_align_trainer_params {
     }
 }
 
+/// The device that an adapter's model is on, if it is on one.
+fn device(adapter: &AdapterObject) -> Option<String> {
+    adapter.model.model.devices().first().map(|d| d.name.clone())
+}
+
 /// The configuration that the parameters mean; rank, alpha, the longest row and devices are the adapter's, the dataset's and the
 /// model's.
-fn configuration(params: llama_align_trainer_params, max_length: usize, model: &Model) -> Result<TrainConfig> {
+fn configuration(
+    params: llama_align_trainer_params,
+    max_length: usize,
+    device: Option<String>,
+) -> Result<TrainConfig> {
     let llama_align_trainer_params {
         struct_size: _,
         method: number,
@@ -231,7 +239,7 @@ fn configuration(params: llama_align_trainer_params, max_length: usize, model: &
             other => return Err(argument(format!("schedule: {other} is none of LLAMA_ALIGN_SCHEDULE_*"))),
         },
         precision: precision(wanted)?,
-        device: model.devices().first().map(|d| d.name.clone()),
+        device,
         threads: n_threads as usize,
         batch_size: batch_size as usize,
         grad_accum: grad_accum as usize,
@@ -300,7 +308,7 @@ pub unsafe extern "C" fn llama_align_trainer_new(
     let call = || {
         let (adapter, dataset) = (get::<AdapterObject>(adapter)?, get::<DatasetObject>(dataset)?);
         // SAFETY: pointers are what the header asks for.
-        let config = configuration(unsafe { read(params) }?, dataset.max_length, &adapter.model.model)?;
+        let config = configuration(unsafe { read(params) }?, dataset.max_length, device(&adapter))?;
         TrainerObject::new(adapter.share(), &dataset, config)
     };
     // SAFETY: as above.
@@ -329,7 +337,7 @@ pub unsafe extern "C" fn llama_align_trainer_resume(
     let call = || {
         let (adapter, dataset) = (get::<AdapterObject>(adapter)?, get::<DatasetObject>(dataset)?);
         // SAFETY: pointers are what the header asks for.
-        let config = configuration(unsafe { read(params) }?, dataset.max_length, &adapter.model.model)?;
+        let config = configuration(unsafe { read(params) }?, dataset.max_length, device(&adapter))?;
         // SAFETY: as above.
         let path = Path::new(unsafe { text(path, "path") }?);
         if flags & !LLAMA_ALIGN_RESUME_INEXACT != 0 {
@@ -506,12 +514,12 @@ mod tests {
         assert_eq!(wanted.len(), PreferenceLoss::ALL.len());
         for (loss, name) in wanted {
             let params = llama_align_trainer_params { loss, ..llama_align_trainer_params::defaults() };
-            assert_eq!(configuration(params, 64).unwrap().loss_type, name);
+            assert_eq!(configuration(params, 64, None).unwrap().loss_type, name);
         }
         let params = llama_align_trainer_params { loss: 14, ..llama_align_trainer_params::defaults() };
-        assert!(configuration(params, 64).unwrap_err().to_string().contains("LLAMA_ALIGN_LOSS_"));
+        assert!(configuration(params, 64, None).unwrap_err().to_string().contains("LLAMA_ALIGN_LOSS_"));
         let simpo =
             llama_align_trainer_params { loss: LLAMA_ALIGN_LOSS_SIMPO, ..llama_align_trainer_params::defaults() };
-        assert_eq!(configuration(simpo, 64).unwrap().beta, 2.0);
+        assert_eq!(configuration(simpo, 64, None).unwrap().beta, 2.0);
     }
 }
