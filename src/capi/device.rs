@@ -153,9 +153,8 @@ pub unsafe extern "C" fn llama_align_model_open_on(
         let names = if devices.is_null() { None } else { Some(unsafe { text(devices, "devices") }?) };
         let llama_align_model_params { struct_size: _, n_gpu_layers } = params;
         let layers = (n_gpu_layers != LLAMA_ALIGN_GPU_LAYERS_AUTO).then_some(n_gpu_layers);
-        let offload = runtime
-            .log
-            .during(|| Offload::named(&runtime.runtime, names, layers, ["devices:", "n_gpu_layers:"]))?;
+        let offload =
+            runtime.log.during(|| Offload::named(&runtime.runtime, names, layers, ["devices:", "n_gpu_layers:"]))?;
         ModelObject::open(&runtime.runtime, runtime.log.clone(), path, &offload)
     };
     // SAFETY: as above.

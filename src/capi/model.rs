@@ -172,12 +172,7 @@ impl ModelObject {
         Self { model, log, file, hash: OnceLock::new(), checked: Mutex::new(Vec::new()) }
     }
 
-    pub(super) fn open(
-        runtime: &Arc<Runtime>,
-        log: Arc<LogSlot>,
-        path: &Path,
-        offload: &Offload,
-    ) -> Result<Self> {
+    pub(super) fn open(runtime: &Arc<Runtime>, log: Arc<LogSlot>, path: &Path, offload: &Offload) -> Result<Self> {
         log.clone().during(|| {
             let file = validated(path)?;
             let model = Model::open_on(runtime, path, offload)?;

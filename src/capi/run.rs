@@ -258,12 +258,7 @@ impl TrainerObject {
     }
 
     /// Measures the reference; a status if it was stopped. Then the next call begins it anew.
-    fn prepare(
-        &self,
-        run: &mut Run,
-        callback: Callback,
-        until: Option<Instant>,
-    ) -> Result<Option<llama_align_status>> {
+    fn prepare(&self, run: &mut Run, callback: Callback, until: Option<Instant>) -> Result<Option<llama_align_status>> {
         let Run { engine, config, data, trainer, .. } = run;
         let mut watch = Watch { object: self, callback, begun: Instant::now(), fault: None };
         let mut policy = Stoppable { engine, object: self, until, stopped: None };

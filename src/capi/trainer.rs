@@ -191,11 +191,7 @@ fn device(adapter: &AdapterObject) -> Option<String> {
 
 /// The configuration that the parameters mean; rank, alpha, the longest row and devices are the adapter's, the dataset's and the
 /// model's.
-fn configuration(
-    params: llama_align_trainer_params,
-    max_length: usize,
-    device: Option<String>,
-) -> Result<TrainConfig> {
+fn configuration(params: llama_align_trainer_params, max_length: usize, device: Option<String>) -> Result<TrainConfig> {
     let llama_align_trainer_params {
         struct_size: _,
         method: number,

@@ -77,9 +77,8 @@ impl Offload {
                 .iter()
                 .map(|name| {
                     let found = gpus.iter().find(|d| d.name.eq_ignore_ascii_case(name)).cloned();
-                    found.ok_or_else(|| {
-                        Error::new(Kind::Argument, format!("{device} {name}: no such GPU; {}", known()))
-                    })
+                    found
+                        .ok_or_else(|| Error::new(Kind::Argument, format!("{device} {name}: no such GPU; {}", known())))
                 })
                 .collect::<Result<_>>()?,
             None if n_gpu_layers.is_some_and(|n| n > 0) => gpus.clone(),

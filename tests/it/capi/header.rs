@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The sources in the header's order.
-const SOURCES: [&str; 11] =
-    ["status", "runtime", "device", "model", "dataset", "adapter", "algebra", "progress", "trainer", "evaluate", "merge"];
+const SOURCES: [&str; 11] = [
+    "status", "runtime", "device", "model", "dataset", "adapter", "algebra", "progress", "trainer", "evaluate", "merge",
+];
 
 pub(super) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

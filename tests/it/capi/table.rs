@@ -104,8 +104,7 @@ const fn plain<T>() -> Layout {
     Layout { bytes: size_of::<T>(), choices: &[], reals: &[], singles: &[], counts: &[], init: |_, _| i32::MIN }
 }
 
-const MODEL: Layout =
-    Layout { init: init!(llama_align_model_params_init), ..plain::<llama_align_model_params>() };
+const MODEL: Layout = Layout { init: init!(llama_align_model_params_init), ..plain::<llama_align_model_params>() };
 const CHECK: Layout = Layout {
     choices: &[offset_of!(llama_align_check_params, precision)],
     init: init!(llama_align_check_params_init),
