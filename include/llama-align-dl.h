@@ -33,6 +33,10 @@ typedef struct llama_align_api {
     void (*runtime_free)(struct llama_align_runtime *runtime);
     llama_align_status (*runtime_describe)(const struct llama_align_runtime *runtime, struct llama_align_runtime_info *out, struct llama_align_error *err);
     llama_align_status (*runtime_set_log)(const struct llama_align_runtime *runtime, llama_align_log_fn fn_, void *user_data, struct llama_align_error *err);
+    llama_align_status (*runtime_device_count)(const struct llama_align_runtime *runtime, uint64_t *out, struct llama_align_error *err);
+    llama_align_status (*runtime_device)(const struct llama_align_runtime *runtime, uint64_t index, struct llama_align_device *out, struct llama_align_error *err);
+    llama_align_status (*model_params_init)(struct llama_align_model_params *params, uint32_t struct_size, struct llama_align_error *err);
+    llama_align_status (*model_open_on)(const struct llama_align_runtime *runtime, const char *path, const char *devices, const struct llama_align_model_params *params, struct llama_align_model **out, struct llama_align_error *err);
     llama_align_status (*model_open)(const char *path, struct llama_align_model **out, struct llama_align_error *err);
     llama_align_status (*model_open_with)(const struct llama_align_runtime *runtime, const char *path, struct llama_align_model **out, struct llama_align_error *err);
     llama_align_status (*model_attach)(const struct llama_align_runtime *runtime, void *llama_model, const char *path, struct llama_align_model **out, struct llama_align_error *err);
@@ -69,6 +73,7 @@ typedef struct llama_align_api {
     llama_align_status (*trainer_step)(struct llama_align_trainer *trainer, struct llama_align_progress *out, struct llama_align_error *err);
     llama_align_status (*trainer_run)(struct llama_align_trainer *trainer, llama_align_progress_fn callback, void *user_data, struct llama_align_error *err);
     llama_align_status (*trainer_run_for)(struct llama_align_trainer *trainer, uint64_t max_ms, llama_align_progress_fn callback, void *user_data, struct llama_align_error *err);
+    llama_align_status (*trainer_set_paused)(struct llama_align_trainer *trainer, uint32_t paused, struct llama_align_error *err);
     llama_align_status (*trainer_cancel)(struct llama_align_trainer *trainer, struct llama_align_error *err);
     llama_align_status (*trainer_report)(const struct llama_align_trainer *trainer, struct llama_align_progress *out, struct llama_align_error *err);
     void (*trainer_free)(struct llama_align_trainer *trainer);
@@ -98,6 +103,10 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(runtime_free)
     LLAMA_ALIGN_API_FIND(runtime_describe)
     LLAMA_ALIGN_API_FIND(runtime_set_log)
+    LLAMA_ALIGN_API_FIND(runtime_device_count)
+    LLAMA_ALIGN_API_FIND(runtime_device)
+    LLAMA_ALIGN_API_FIND(model_params_init)
+    LLAMA_ALIGN_API_FIND(model_open_on)
     LLAMA_ALIGN_API_FIND(model_open)
     LLAMA_ALIGN_API_FIND(model_open_with)
     LLAMA_ALIGN_API_FIND(model_attach)
@@ -134,6 +143,7 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(trainer_step)
     LLAMA_ALIGN_API_FIND(trainer_run)
     LLAMA_ALIGN_API_FIND(trainer_run_for)
+    LLAMA_ALIGN_API_FIND(trainer_set_paused)
     LLAMA_ALIGN_API_FIND(trainer_cancel)
     LLAMA_ALIGN_API_FIND(trainer_report)
     LLAMA_ALIGN_API_FIND(trainer_free)

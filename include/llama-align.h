@@ -115,6 +115,9 @@
 // A message of what failed.
 #define LLAMA_ALIGN_LOG_ERROR 4
 
+// All blocks if devices are named, none otherwise.
+#define LLAMA_ALIGN_GPU_LAYERS_AUTO 4294967295
+
 // BF16 where the CPU multiplies it faster, F32 elsewhere.
 #define LLAMA_ALIGN_PRECISION_AUTO 0
 
@@ -266,7 +269,7 @@ typedef struct llama_align_runtime llama_align_runtime;
 
 // A run: graph, optimizer and position in the data. Lifetime: from _new to _free; adapter, dataset and model may be freed
 // before, and a call that trains while its trainer is freed ends after its step. Threads: one call at a time trains, a second
-// one gets BUSY; _cancel, _report and _free from any thread at any time.
+// one gets BUSY; _set_paused, _cancel, _report and _free from any thread at any time.
 typedef struct llama_align_trainer llama_align_trainer;
 
 // Outcome of a call: 0 and positive values are no errors, negative values are. Values are added, never renumbered.
@@ -296,6 +299,31 @@ typedef struct llama_align_runtime_info {
 // Takes a message: `level` is one of LLAMA_ALIGN_LOG_*, `text` (borrowed) a line without its end, valid during the call. It runs on
 // the thread of the call that has something to say, and must not throw or longjmp.
 typedef void (*llama_align_log_fn)(uint32_t level, const char *text, void *user_data);
+
+// A device of a runtime. Strings are UTF-8, terminated, and cut where they are longer.
+typedef struct llama_align_device {
+    // sizeof(llama_align_device), set by the caller.
+    uint32_t struct_size;
+    // 1 for a GPU, which weights can be moved to; 0 for the CPU and what helps it.
+    uint32_t is_gpu;
+    // Bytes that it has, as it says.
+    uint64_t total_bytes;
+    // Bytes of them that are free, as it says.
+    uint64_t free_bytes;
+    // The runtime's name of it, such as "CUDA0", "Vulkan0", "CPU": what llama_align_model_open_on() takes.
+    char name[64];
+    // What it is.
+    char description[128];
+} llama_align_device;
+
+// How a model is opened. Fill it in with llama_align_model_params_init().
+typedef struct llama_align_model_params {
+    // sizeof(llama_align_model_params).
+    uint32_t struct_size;
+    // Blocks whose weights go to the devices, counted from the last, as llama.cpp counts: one more than there are takes the
+    // output weights too, and so does every larger number but AUTO. Default LLAMA_ALIGN_GPU_LAYERS_AUTO.
+    uint32_t n_gpu_layers;
+} llama_align_model_params;
 
 // Where a model's weights are read.
 typedef struct llama_align_placement {
@@ -355,13 +383,14 @@ typedef struct llama_align_check_params {
 typedef struct llama_align_check_report {
     // sizeof(llama_align_check_report), set by the caller.
     uint32_t struct_size;
-    // LLAMA_ALIGN_PRECISION_F32 or _BF16: what AUTO came to.
+    // LLAMA_ALIGN_PRECISION_F32 or _BF16: what AUTO came to; AUTO where devices compute, in numbers of their own.
     uint32_t precision;
     // Linear weights of the blocks that an adapter can be put on.
     uint32_t n_trainable;
     // Operations of the traced graph.
     uint32_t n_ops;
-    // Largest difference of any logit between the traced graph and llama.cpp's own decode: 0.
+    // Largest difference of any logit between the traced graph and llama.cpp's own decode: 0; NaN where devices compute, whose
+    // bits depend on shapes: then device_rel_diff is what was compared.
     float max_abs_diff;
     // Largest relative difference of a block between the training graph and the runtime's.
     float max_rel_diff;
@@ -369,6 +398,11 @@ typedef struct llama_align_check_report {
     float bound;
     // Probes that were compared.
     uint32_t n_probes;
+    // Where devices compute: largest relative difference of a block, or of the logits, between the traced graph and llama.cpp's own
+    // decode, each block from the decode's own values; else NaN.
+    float device_rel_diff;
+    // What is allowed for device_rel_diff; NaN where it is.
+    float device_bound;
 } llama_align_check_report;
 
 // How rows become tokens. Fill it in with llama_align_dataset_params_init().
@@ -713,6 +747,42 @@ llama_align_status llama_align_runtime_set_log(const struct llama_align_runtime 
                                                void *user_data,
                                                struct llama_align_error *err);
 
+// Devices of a runtime, the CPU among them. `runtime` (borrowed): not NULL. `out` (borrowed): not NULL; gets their number. Any
+// thread, callback-safe. Errors: ARGUMENT, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_runtime_device_count(const struct llama_align_runtime *runtime,
+                                                    uint64_t *out,
+                                                    struct llama_align_error *err);
+
+// Describes a device. `runtime` (borrowed): not NULL. `index`: below llama_align_runtime_device_count(). `out` (borrowed): not
+// NULL, struct_size set. Any thread, callback-safe. Errors: ARGUMENT, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_runtime_device(const struct llama_align_runtime *runtime,
+                                              uint64_t index,
+                                              struct llama_align_device *out,
+                                              struct llama_align_error *err);
+
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_model_params). Errors: ARGUMENT.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_model_params_init(struct llama_align_model_params *params,
+                                                 uint32_t struct_size,
+                                                 struct llama_align_error *err);
+
+// Opens a GGUF model with weights on devices, which then train: what they have no operation for runs on the CPU, and the log says
+// what that was. `runtime`: shared. `path` (borrowed): not NULL. `devices` (borrowed): names separated by commas, "none" for the CPU
+// alone, or NULL: every GPU if n_gpu_layers asks for blocks to be moved, else the CPU alone. `params` (borrowed): NULL for the
+// defaults. Precision must be AUTO wherever such a model is used: devices form products in numbers of their own. `out` (owned): not
+// NULL; NULL is written on failure. Errors: ARGUMENT (also a device that the runtime does not have), MISSING, IO, FORMAT,
+// MISMATCH (an adapter), UNSUPPORTED, MEMORY, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_model_open_on(const struct llama_align_runtime *runtime,
+                                             const char *path,
+                                             const char *devices,
+                                             const struct llama_align_model_params *params,
+                                             struct llama_align_model **out,
+                                             struct llama_align_error *err);
+
 // Validates and opens a GGUF model. `path` (borrowed): not NULL. `out` (owned): not NULL; NULL is written on failure. Errors:
 // ARGUMENT, MISSING, IO, FORMAT, MISMATCH (an adapter), UNSUPPORTED, MEMORY. Since 0.1.
 LLAMA_ALIGN_API
@@ -1005,16 +1075,16 @@ llama_align_status llama_align_trainer_save(struct llama_align_trainer *trainer,
 
 // Makes one optimizer step; the first one of DPO and KTO measures the reference before. `out` (borrowed): NULL, or
 // struct_size set; gets what llama_align_trainer_report() would. Returns MORE if steps are left, OK if the run is complete (a
-// complete run does nothing), CANCELLED. Errors: ARGUMENT, NUMERIC (the step was not applied), MEMORY, BUSY, POISONED.
-// Since 0.1.
+// complete run does nothing), CANCELLED. While the trainer is paused it returns MORE without a step. Errors: ARGUMENT, NUMERIC
+// (the step was not applied), MEMORY, BUSY, POISONED. Since 0.1.
 LLAMA_ALIGN_API
 llama_align_status llama_align_trainer_step(struct llama_align_trainer *trainer,
                                             struct llama_align_progress *out,
                                             struct llama_align_error *err);
 
 // Makes all steps that are left. `callback`: NULL for none. `user_data`: passed to it as it is. Returns OK if the run is
-// complete, CANCELLED if it was stopped; then a later call goes on with the next step. Errors: as llama_align_trainer_step().
-// Since 0.1.
+// complete, CANCELLED if it was stopped; then a later call goes on with the next step. While the trainer is paused it waits.
+// Errors: as llama_align_trainer_step(). Since 0.1.
 LLAMA_ALIGN_API
 llama_align_status llama_align_trainer_run(struct llama_align_trainer *trainer,
                                            llama_align_progress_fn callback,
@@ -1022,14 +1092,25 @@ llama_align_status llama_align_trainer_run(struct llama_align_trainer *trainer,
                                            struct llama_align_error *err);
 
 // Makes steps until `max_ms` have passed, at least one, and ends after the step in which they pass: a host trains between two
-// requests with it. The reference of DPO and KTO belongs to the first step. Returns MORE if steps are left; otherwise as
-// llama_align_trainer_run(). Since 0.1.
+// requests with it. `callback` and `user_data`: as in llama_align_trainer_run(). The reference of DPO and KTO belongs to the
+// first step. While the trainer is paused it waits, until `max_ms` have passed at most, if need be without a step. Returns MORE
+// if steps are left; otherwise as llama_align_trainer_run(). Since 0.1.
 LLAMA_ALIGN_API
 llama_align_status llama_align_trainer_run_for(struct llama_align_trainer *trainer,
                                                uint64_t max_ms,
                                                llama_align_progress_fn callback,
                                                void *user_data,
                                                struct llama_align_error *err);
+
+// Pauses or goes on: while a trainer is paused, a call that trains makes no step, and llama_align_trainer_run() waits, after its step
+// or its batch of the reference, without using the CPU. What it trains is the same as without a pause, bit for bit. A call whose
+// time ends in the reference measures that anew the next time. _cancel and _free end the waiting. `paused`: 1 or 0. Any thread,
+// callback-safe; a callback that pauses its own llama_align_trainer_run() leaves it to another thread to go on. Errors: ARGUMENT,
+// POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_trainer_set_paused(struct llama_align_trainer *trainer,
+                                                  uint32_t paused,
+                                                  struct llama_align_error *err);
 
 // Stops the call that trains, after its step or its batch of the reference; if none does, the next one returns CANCELLED
 // before its first step. Any thread, callback-safe. Errors: ARGUMENT, POISONED. Since 0.1.

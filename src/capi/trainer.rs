@@ -405,9 +405,9 @@ pub unsafe extern "C" fn llama_align_trainer_run(
 }
 
 /// Makes steps until `max_ms` have passed, at least one, and ends after the step in which they pass: a host trains between two
-/// requests with it. The reference of DPO and KTO belongs to the first step. While the trainer is paused it waits, until `max_ms`
-/// have passed at most, if need be without a step. Returns MORE if steps are left; otherwise as llama_align_trainer_run().
-/// Since 0.1.
+/// requests with it. `callback` and `user_data`: as in llama_align_trainer_run(). The reference of DPO and KTO belongs to the
+/// first step. While the trainer is paused it waits, until `max_ms` have passed at most, if need be without a step. Returns MORE
+/// if steps are left; otherwise as llama_align_trainer_run(). Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn llama_align_trainer_run_for(
     trainer: *mut llama_align_trainer,

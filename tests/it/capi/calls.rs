@@ -5,7 +5,7 @@ use super::world::{error, message, trainer_params, World};
 use llama_align::capi::*;
 use std::ffi::c_void;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 /// What a callback saw, and what it is to do.
 #[derive(Default)]
@@ -137,7 +137,9 @@ fn a_callback_may_free_everything_under_its_call() {
 
 /// A trainer on its own adapter, paused.
 fn paused(world: &World, dataset: *mut llama_align_dataset, method: u32) -> (Elsewhere, *mut llama_align_adapter) {
-    let (adapter, params) = (world.adapter(), llama_align_trainer_params { method, ..trainer_params() });
+    // Batches so small that the reference has several.
+    let params = llama_align_trainer_params { method, micro_batch_tokens: 64, ..trainer_params() };
+    let adapter = world.adapter();
     let trainer = world.trainer(adapter, dataset, &params);
     set_paused(trainer, 1);
     (Elsewhere(trainer), adapter)
@@ -148,14 +150,28 @@ fn set_paused(trainer: *mut llama_align_trainer, paused: u32) {
     assert_eq!(unsafe { llama_align_trainer_set_paused(trainer, paused, null_mut()) }, LLAMA_ALIGN_OK);
 }
 
-/// Pauses its own run after the first step, or in the reference.
+/// A run that pauses itself when it first hears of a phase.
+struct Pause {
+    trainer: Elsewhere,
+    phase: u32,
+    done: AtomicBool,
+}
+
 unsafe extern "C" fn pause_at(progress: *const llama_align_progress, user_data: *mut c_void) -> i32 {
-    // SAFETY: the test passes a trainer and a phase, the library a progress.
-    let (progress, (trainer, phase)) = unsafe { (&*progress, &*user_data.cast::<(Elsewhere, u32)>()) };
-    if progress.phase == *phase && progress.step == 1 {
-        set_paused(trainer.0, 1);
+    // SAFETY: the test passes a pause, the library a progress.
+    let (progress, pause) = unsafe { (&*progress, &*user_data.cast::<Pause>()) };
+    if progress.phase == pause.phase && !pause.done.swap(true, Ordering::AcqRel) {
+        set_paused(pause.trainer.0, 1);
     }
     LLAMA_ALIGN_CONTINUE
+}
+
+impl Pause {
+    fn run(&self) -> i32 {
+        let user_data = (&raw const *self).cast_mut().cast();
+        // SAFETY: the callback's argument lives longer than the call.
+        unsafe { llama_align_trainer_run(self.trainer.0, Some(pause_at), user_data, null_mut()) }
+    }
 }
 
 #[test]
@@ -182,18 +198,19 @@ fn a_pause_from_another_thread_holds_a_run_and_leaves_no_trace() {
 
         let (trainer, adapter) = paused(&world, dataset, method);
         set_paused(trainer.0, 0);
-        let mut watch = (trainer, phase);
+        let pause = Pause { trainer, phase, done: AtomicBool::new(false) };
         std::thread::scope(|scope| {
-            let to = Watched(&raw mut watch);
-            let thread = scope.spawn(move || to.run());
+            let thread = scope.spawn(|| pause.run());
             let begun = std::time::Instant::now();
-            while report(trainer.0).step == 0 {
+            while !pause.done.load(Ordering::Acquire) {
                 assert!(begun.elapsed().as_secs() < 60, "no progress in a minute");
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
+            let held = report(trainer.0);
             std::thread::sleep(std::time::Duration::from_millis(50));
-            assert!(!thread.is_finished() && report(trainer.0).step == 1, "it went on: {:?}", report(trainer.0));
-            assert_eq!(report(trainer.0).phase, phase);
+            let later = report(trainer.0);
+            assert!(!thread.is_finished() && later.step == held.step, "it went on: {later:?}");
+            assert!(later.phase == phase && later.step < later.n_steps, "{later:?}");
             set_paused(trainer.0, 0);
             assert_eq!(thread.join().unwrap(), LLAMA_ALIGN_OK);
         });
@@ -231,25 +248,14 @@ fn a_paused_run_ends_when_it_is_cancelled_or_freed() {
     llama_align_dataset_free(dataset);
 }
 
-/// A trainer whose run is watched by [`pause_at`], for another thread.
-struct Watched(*mut (Elsewhere, u32));
-
-// SAFETY: the test keeps it until the thread has ended, and does not touch it.
-unsafe impl Send for Watched {}
-
-impl Watched {
-    fn run(self) -> i32 {
-        // SAFETY: as above.
-        unsafe { llama_align_trainer_run((*self.0).0 .0, Some(pause_at), self.0.cast(), null_mut()) }
-    }
-}
-
 /// Handles are numbers: another thread may have them.
 #[derive(Clone, Copy)]
 struct Elsewhere(*mut llama_align_trainer);
 
 // SAFETY: never dereferenced.
 unsafe impl Send for Elsewhere {}
+// SAFETY: as above.
+unsafe impl Sync for Elsewhere {}
 
 impl Elsewhere {
     fn run(self) -> i32 {

@@ -342,7 +342,7 @@ fn every_misuse_of_every_argument_is_an_error() {
     }
     assert!(faults.is_empty(), "{} of {n} misuses:\n{}", faults.len(), faults.join("\n"));
     // Each was tried with an error object and without one.
-    assert_eq!((functions().len(), n), (45, 1042), "the matrix has another size than it had");
+    assert_eq!((functions().len(), n), (50, 1125), "the matrix has another size than it had");
 }
 
 #[test]
