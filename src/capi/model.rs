@@ -286,10 +286,10 @@ pub unsafe extern "C" fn llama_align_model_open(
     out: *mut *mut llama_align_model,
     err: *mut llama_align_error,
 ) -> llama_align_status {
-    // SAFETY: pointers are what the header asks for.
     let call = || {
-        let on_cpu = Offload::default();
-        ModelObject::open(&built_in()?, Arc::default(), Path::new(unsafe { text(path, "path") }?), &on_cpu)
+        // SAFETY: pointers are what the header asks for.
+        let path = Path::new(unsafe { text(path, "path") }?);
+        ModelObject::open(&built_in()?, Arc::default(), path, &Offload::default())
     };
     // SAFETY: as above.
     unsafe { create(out, err, call) }
