@@ -166,10 +166,8 @@ fn compare(runtime: &Arc<Runtime>, ty: Type, offload: &Offload, [log_probs, grad
     let model = Model::open_on(runtime, &bench.model_path(), offload).unwrap();
     let (device, cpu) = (run(&bench, &model), run(&bench, bench.model()));
     let of_log_probs = distance(&device.log_probs, &cpu.log_probs);
-    let apart = |((name, found), (_, wanted)): (&(String, Vec<f32>), &(String, Vec<f32>))| {
-        (distance(found, wanted), name.clone())
-    };
-    let all = device.gradients.iter().zip(&cpu.gradients).map(apart);
+    let all =
+        device.gradients.iter().zip(&cpu.gradients).map(|(found, wanted)| (distance(&found.1, &wanted.1), &found.0));
     let (of_gradients, place) = all.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
     let of_losses = device.losses.iter().zip(&cpu.losses).map(|(d, c)| (d - c).abs()).fold(0.0, f64::max);
     let blocks = offload.n_gpu_layers.map_or("all".to_owned(), |n| n.to_string());
