@@ -478,6 +478,19 @@ private:
     detail::owner<llama_align_trainer, llama_align_trainer_free> handle_;
 };
 
+// One model of several, by a recipe in mergekit's words. `report_path` may be NULL.
+inline llama_align_merge_report merge_files(const std::string & recipe, const std::string & output_path,
+                                            std::uint64_t seed = 0, const char * out_type = nullptr,
+                                            const llama_align_merge_params & params = merge_params(),
+                                            const char * report_path = nullptr) {
+    auto out = detail::sized<llama_align_merge_report>();
+    detail::check([&](llama_align_error * err) {
+        return llama_align_merge_files(recipe.c_str(), seed, out_type, &params, output_path.c_str(), report_path, &out,
+                                       err);
+    });
+    return out;
+}
+
 // One model of a model and adapters. `report_path` may be NULL.
 inline llama_align_merge_report fold_files(const std::string & model_path, const std::vector<std::string> & adapters,
                                            const std::vector<float> & scales, const std::string & output_path,

@@ -1,4 +1,4 @@
-//! `llama_align_fold_files`: a model and adapters become one model.
+//! `llama_align_merge_files`, `llama_align_fold_files`: models, or a model and adapters, become one model.
 
 use super::guard::guard;
 use super::model::threads;
@@ -9,7 +9,7 @@ use super::text::{array, text, texts};
 use super::LLAMA_ALIGN_OK;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{write_atomically, File};
-use crate::merge::{fold, Bound, Evidence, Options, OutType, Report};
+use crate::merge::{cook, fold, Bound, Evidence, Options, OutType, Recipe, Report};
 use std::ffi::c_char;
 use std::path::Path;
 
@@ -84,7 +84,7 @@ impl Params for llama_align_merge_params {
 
 impl llama_align_merge_params {
     /// The options, and whether evidence is wanted.
-    fn options(self, out_type: Option<&str>, has_report: bool) -> Result<(Options, bool)> {
+    fn options(self, out_type: Option<&str>, own_type: OutType, has_report: bool) -> Result<(Options, bool)> {
         let Self { struct_size: _, n_threads, flags, reserved, min_cosine, min_gain } = self;
         let (overwrite, verify) = (flags & LLAMA_ALIGN_MERGE_OVERWRITE != 0, flags & LLAMA_ALIGN_MERGE_VERIFY != 0);
         if flags & !(LLAMA_ALIGN_MERGE_OVERWRITE | LLAMA_ALIGN_MERGE_VERIFY) != 0 || reserved != 0 {
@@ -104,7 +104,7 @@ impl llama_align_merge_params {
             (false, true) => Bound::Gain(min_gain),
             (false, false) => Bound::default(),
         };
-        let out = OutType::from_name(out_type.unwrap_or("keep"), bound)?;
+        let out = out_type.map_or(Ok(own_type), |name| OutType::from_name(name, bound))?;
         if out.bound().is_none() && (min_cosine > 0.0 || min_gain > 0.0) {
             return Err(argument("min_cosine and min_gain are for the type \"auto\""));
         }
@@ -142,6 +142,93 @@ pub unsafe extern "C" fn llama_align_merge_params_init(
     unsafe { guard(err, || init(params, struct_size)) }
 }
 
+/// Where a merge goes and how: the arguments that all of them have.
+struct Order<'a> {
+    output: &'a Path,
+    report: Option<&'a Path>,
+    options: Options,
+    verify: bool,
+    told: Option<Out<llama_align_merge_report>>,
+}
+
+impl<'a> Order<'a> {
+    /// Checks the arguments. `own_type` stands for `out_type` where that is NULL; `inputs` are files that are read.
+    ///
+    /// # Safety
+    /// Pointers are what the header asks for, and alive as long as this.
+    unsafe fn new(
+        (out_type, own_type): (*const c_char, OutType),
+        params: *const llama_align_merge_params,
+        (output_path, report_path): (*const c_char, *const c_char),
+        report: *mut llama_align_merge_report,
+        inputs: &[&str],
+    ) -> Result<Self> {
+        // SAFETY: by the caller.
+        let output = unsafe { text(output_path, "output_path") }?;
+        // SAFETY: as above.
+        let optional = |ptr: *const c_char, name| (!ptr.is_null()).then(|| unsafe { text(ptr, name) }).transpose();
+        let (out_type, report_path) = (optional(out_type, "out_type")?, optional(report_path, "report_path")?);
+        // SAFETY: as above.
+        let (params, told) = unsafe { (read(params)?, Out::optional(report)?) };
+        let (options, verify) = params.options(out_type, own_type, report_path.is_some())?;
+        if let Some(path) = report_path {
+            check_report(Path::new(path), &[inputs, &[output]].concat())?;
+        }
+        Ok(Self { output: Path::new(output), report: report_path.map(Path::new), options, verify, told })
+    }
+
+    /// Asks the models where that is wanted, and tells what was done.
+    fn finish(self, mut done: Report, models: &[&Path], adapters: &[(&Path, f32)]) -> Result<llama_align_status> {
+        if self.verify {
+            let (runtime, n_threads) = (built_in()?, self.options.threads);
+            done.evidence = Some(Evidence::of_merge(&runtime, models, adapters, self.output, n_threads));
+        }
+        if let Some(path) = self.report {
+            write_atomically(path, format!("{:#}\n", done.to_json()).as_bytes())?;
+        }
+        if let Some(told) = self.told {
+            told.put(llama_align_merge_report::new(&done));
+        }
+        Ok(LLAMA_ALIGN_OK)
+    }
+}
+
+/// Merges model files as a recipe says, tensor by tensor in bounded memory. The output is complete under its name, or what was there
+/// before stays; inputs are never written to. `recipe` (borrowed): a document in YAML in mergekit's words (merge_method, models,
+/// base_model, parameters, slices), whose models are paths of GGUF files; not NULL. `seed`: of methods that draw. `out_type`
+/// (borrowed): "keep", "auto", or a type such as "Q8_0" for every matrix; NULL for the recipe's, or "keep". `params` (borrowed): NULL
+/// for the defaults. `output_path` (borrowed): not NULL. `report_path` (borrowed): a file for all that is known of the result, in
+/// JSON, or NULL; it replaces what is there. `report` (borrowed): NULL, or struct_size set. Any thread. Errors: ARGUMENT, MISSING, IO,
+/// FORMAT, MISMATCH, UNSUPPORTED, NUMERIC, OUTPUT. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_merge_files(
+    recipe: *const c_char,
+    seed: u64,
+    out_type: *const c_char,
+    params: *const llama_align_merge_params,
+    output_path: *const c_char,
+    report_path: *const c_char,
+    report: *mut llama_align_merge_report,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        // SAFETY: pointers are what the header asks for.
+        let mut recipe = Recipe::parse(unsafe { text(recipe, "recipe") }?, "recipe")?;
+        recipe.seed = seed;
+        let models: Vec<String> = recipe.models().into_iter().map(str::to_owned).collect();
+        let names: Vec<&str> = models.iter().map(String::as_str).collect();
+        let own_type = recipe.out_type().map_or(OutType::Keep, OutType::Named);
+        // SAFETY: as above.
+        let order = unsafe { Order::new((out_type, own_type), params, (output_path, report_path), report, &names) }?;
+        let files = models.iter().map(|path| File::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
+        let done = cook(&*built_in()?, &recipe, &files, &order.options, Some(order.output), &mut |_| {})?;
+        let paths: Vec<&Path> = models.iter().map(Path::new).collect();
+        order.finish(done, &paths, &[])
+    };
+    // SAFETY: `err` is what the header asks for.
+    unsafe { guard(err, call) }
+}
+
 /// Folds adapter files into a model file, tensor by tensor in bounded memory. The output is complete under its name, or what was
 /// there before stays; inputs are never written to. `model_path` (borrowed): not NULL. `adapter_paths` (borrowed): `n_adapters`
 /// files, at least one. `scales` (borrowed): as many; NULL for 1 each. `out_type` (borrowed): "keep", "auto", or a type such as
@@ -164,7 +251,7 @@ pub unsafe extern "C" fn llama_align_fold_files(
 ) -> llama_align_status {
     let call = || {
         // SAFETY: pointers are what the header asks for.
-        let (model, output) = unsafe { (text(model_path, "model_path")?, text(output_path, "output_path")?) };
+        let model = unsafe { text(model_path, "model_path") }?;
         // SAFETY: as above.
         let adapters = unsafe { texts(adapter_paths, n_adapters, "adapter_paths") }?;
         let scales = match scales.is_null() {
@@ -175,42 +262,27 @@ pub unsafe extern "C" fn llama_align_fold_files(
         if let Some(i) = scales.iter().position(|s| !s.is_finite()) {
             return Err(argument(format!("scales[{i}]: {} is no finite number", scales[i])));
         }
+        let inputs: Vec<&str> = adapters.iter().map(String::as_str).chain([model]).collect();
+        let keep = (out_type, OutType::Keep);
         // SAFETY: as above.
-        let optional = |ptr: *const c_char, name| (!ptr.is_null()).then(|| unsafe { text(ptr, name) }).transpose();
-        let (out_type, report_path) = (optional(out_type, "out_type")?, optional(report_path, "report_path")?);
-        // SAFETY: as above.
-        let (params, told) = unsafe { (read(params)?, Out::optional(report)?) };
-        let (options, verify) = params.options(out_type, report_path.is_some())?;
-        if let Some(path) = report_path {
-            check_report(Path::new(path), &[&adapters[..], &[model.to_owned(), output.to_owned()]].concat())?;
-        }
+        let order = unsafe { Order::new(keep, params, (output_path, report_path), report, &inputs) }?;
         let base = File::open(Path::new(model))?;
         let files = adapters.iter().map(|path| File::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
         let list: Vec<(&File, f32)> = files.iter().zip(scales.iter().copied()).collect();
-        let (runtime, output) = (built_in()?, Path::new(output));
-        let mut done = fold(&runtime, &base, &list, &options, Some(output), &mut |_| {})?;
-        if verify {
-            let adapters: Vec<(&Path, f32)> = list.iter().map(|(file, scale)| (file.path(), *scale)).collect();
-            done.evidence = Some(Evidence::of_merge(&runtime, &[base.path()], &adapters, output, options.threads));
-        }
-        if let Some(path) = report_path {
-            write_atomically(Path::new(path), format!("{:#}\n", done.to_json()).as_bytes())?;
-        }
-        if let Some(told) = told {
-            told.put(llama_align_merge_report::new(&done));
-        }
-        Ok(LLAMA_ALIGN_OK)
+        let done = fold(&*built_in()?, &base, &list, &order.options, Some(order.output), &mut |_| {})?;
+        let list: Vec<(&Path, f32)> = adapters.iter().map(Path::new).zip(scales).collect();
+        order.finish(done, &[Path::new(model)], &list)
     };
     // SAFETY: `err` is what the header asks for.
     unsafe { guard(err, call) }
 }
 
 /// Before anything is done: the report's file is no other of the call, and can lie where it is wanted.
-fn check_report(path: &Path, others: &[String]) -> Result<()> {
+fn check_report(path: &Path, others: &[&str]) -> Result<()> {
     let real = path.canonicalize().ok();
     let same =
         |other: &str| Path::new(other) == path || (real.is_some() && Path::new(other).canonicalize().ok() == real);
-    if let Some(other) = others.iter().find(|other| same(other.as_str())) {
+    if let Some(other) = others.iter().find(|other| same(other)) {
         return Err(argument(format!("report_path: {} is another file of the call: {other}", path.display())));
     }
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -4,7 +4,7 @@ use super::args_merge::MergeArgs;
 use super::{adapter_list, evidence, serving, Printer};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{write_atomically, File, Imatrix};
-use crate::merge::{cook, fold, merge, Bound, Fidelity, Options, OutType, Recipe, Report, TensorReport};
+use crate::merge::{cook, fold, merge, Bound, Fidelity, Options, OutType, Progress, Recipe, Report, TensorReport};
 use crate::merge::{Method, TaskVectors, TensorType, Thinning, Vectors, EPSILON, GAMMA};
 use crate::runtime::Runtime;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -36,17 +36,15 @@ pub(super) fn run(args: &MergeArgs, printer: &mut Printer) -> Result<u8> {
     let options = options(args, recipe.as_ref())?;
     let output = args.output.as_deref().filter(|_| !args.dry_run);
     let lines = args.dry_run && !args.json;
-    let bar = (printer.is_terminal() && !lines).then(|| {
-        let style = ProgressStyle::with_template("{spinner} {pos} tensors, {elapsed}: {msg}");
-        ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
-    });
-    let mut show = |tensor: &TensorReport| {
+    let bar = (printer.is_terminal() && !lines).then(bar);
+    let mut show = |progress: &Progress| {
         if lines {
-            printer.data(&line(tensor));
+            printer.data(&line(progress.tensor));
         }
         if let Some(bar) = &bar {
-            bar.inc(1);
-            bar.set_message(tensor.name.clone());
+            bar.set_length(progress.bytes_all);
+            bar.set_position(progress.bytes);
+            bar.set_message(progress.tensor.name.clone());
         }
     };
     let beside: Vec<&Path> = args.report.iter().chain(&args.modelfile).map(PathBuf::as_path).collect();
@@ -90,6 +88,15 @@ pub(super) fn run(args: &MergeArgs, printer: &mut Printer) -> Result<u8> {
         None => {}
     }
     Ok(0)
+}
+
+/// A bar over the tensors' bytes.
+fn bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {eta} left: {msg}");
+    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    // Shown before the first tensor is done: fingerprints come first.
+    bar.tick();
+    bar
 }
 
 fn options(args: &MergeArgs, recipe: Option<&Recipe>) -> Result<Options> {
@@ -140,7 +147,7 @@ fn cooked(
     mut recipe: Recipe,
     options: &Options,
     output: Option<&Path>,
-    show: &mut dyn FnMut(&TensorReport),
+    show: &mut dyn FnMut(&Progress),
 ) -> Result<Report> {
     recipe.seed = args.seed.unwrap_or(0);
     let open = |model: &str| {
@@ -163,7 +170,7 @@ fn merged(
     args: &MergeArgs,
     options: &Options,
     output: Option<&Path>,
-    show: &mut dyn FnMut(&TensorReport),
+    show: &mut dyn FnMut(&Progress),
 ) -> Result<Report> {
     let method = method(args)?;
     method.validate(args.model.len(), args.base.is_some())?;
@@ -233,7 +240,7 @@ fn folded(
     list: &[(PathBuf, f32)],
     options: &Options,
     output: Option<&Path>,
-    show: &mut dyn FnMut(&TensorReport),
+    show: &mut dyn FnMut(&Progress),
 ) -> Result<Report> {
     let refuse = |what: &str| Err(Error::new(Kind::Argument, what));
     let [model] = args.model.as_slice() else { return refuse("adapters are folded into one model: give one -m") };

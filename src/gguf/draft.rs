@@ -1,8 +1,10 @@
 //! A file under a temporary name until it is complete.
 
+use super::behind::{Behind, Target};
 use crate::error::{Error, Kind, Result};
-use std::io::{Seek, SeekFrom, Write};
+use crate::os;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tempfile::NamedTempFile;
 
 /// A file in the making beside the place where it will appear; gone if it is dropped before that.
@@ -46,16 +48,27 @@ impl Draft {
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| self.fail("cannot write", &e))?;
+        os::write_all_at(self.file.as_file(), bytes, self.at).map_err(|e| self.fail("cannot write", &e))?;
         self.at += bytes.len() as u64;
         Ok(())
     }
 
+    /// The same by another thread, later, but before what that is given afterwards.
+    pub(super) fn write_behind(&mut self, behind: &mut Behind, target: &Arc<Target>, bytes: Vec<u8>) -> Result<()> {
+        let at = self.at;
+        self.at += bytes.len() as u64;
+        behind.write(target, at, bytes)
+    }
+
+    /// This file for [`Self::write_behind`].
+    pub(super) fn target(&self) -> Result<Arc<Target>> {
+        let file = self.file.as_file().try_clone().map_err(|e| self.fail("cannot open once more", &e))?;
+        Ok(Arc::new(Target { file, path: self.path.clone() }))
+    }
+
     /// Goes to a place in the file.
-    pub(super) fn seek(&mut self, at: u64) -> Result<()> {
-        self.file.seek(SeekFrom::Start(at)).map_err(|e| self.fail("cannot seek", &e))?;
+    pub(super) fn seek(&mut self, at: u64) {
         self.at = at;
-        Ok(())
     }
 
     /// Cuts off what lies after the current place.

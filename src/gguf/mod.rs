@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod adapter;
+mod behind;
 mod cursor;
 mod draft;
 mod header;
@@ -25,6 +26,7 @@ pub(crate) use adapter::BASE_HASH;
 pub use adapter::{check_fits, check_shapes, validate_adapter, AdapterInfo, Pair};
 pub use header::{Entry, Header};
 pub use imatrix::Imatrix;
+pub(crate) use model::hash_on;
 pub use model::{base_hash, validate_model};
 pub use output::check_output;
 pub use reader::{File, TensorInfo};

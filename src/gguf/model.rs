@@ -42,6 +42,25 @@ pub(super) fn holds_weights(ty: Type) -> bool {
 /// A fingerprint of a model: blake3 over the names, types, shapes and bytes of its tensors, in the file's order.
 /// Metadata is left out, so that a renamed or re-described copy stays the same base.
 pub fn base_hash(file: &File) -> String {
+    file.hash_or(|| {
+        digest(file, |hasher, bytes| {
+            hasher.update(bytes);
+        })
+    })
+}
+
+/// The same by the threads of a pool.
+pub(crate) fn hash_on(file: &File, pool: &rayon::ThreadPool) -> String {
+    let by_all = |hasher: &mut blake3::Hasher, bytes: &[u8]| {
+        hasher.update_rayon(bytes);
+    };
+    file.hash_or(|| pool.install(|| digest(file, by_all)))
+}
+
+/// Bytes that are hashed before their pages are given back.
+const PIECE: usize = 1 << 23;
+
+fn digest(file: &File, update: impl Fn(&mut blake3::Hasher, &[u8])) -> String {
     let mut hasher = blake3::Hasher::new();
     for tensor in file.tensors() {
         hasher.update(tensor.name.as_bytes());
@@ -49,8 +68,10 @@ pub fn base_hash(file: &File) -> String {
         tensor.ne.iter().for_each(|n| {
             hasher.update(&n.to_le_bytes());
         });
-        hasher.update(file.data(tensor));
-        file.release(tensor);
+        for (i, piece) in file.data(tensor).chunks(PIECE).enumerate() {
+            update(&mut hasher, piece);
+            file.release_range(tensor, i * PIECE..(i + 1) * PIECE);
+        }
     }
     hasher.finalize().to_hex().to_string()
 }

@@ -8,6 +8,7 @@ use quant::Type;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Longest tensor name that ggml holds, in bytes.
 const TENSOR_NAME_MAX: usize = 63;
@@ -61,6 +62,8 @@ pub struct File {
     keys: Vec<(String, Value)>,
     tensors: Vec<TensorInfo>,
     by_name: BTreeMap<String, usize>,
+    /// Of all tensors, once somebody has asked.
+    hash: OnceLock<String>,
 }
 
 impl File {
@@ -142,7 +145,8 @@ impl File {
         }
         let start = (cursor.at() as u64).next_multiple_of(alignment);
         place(&cursor, &mut tensors, start, all.len() as u64)?;
-        Ok(Self { paths: vec![path.clone()], path, parts: vec![bytes], version, keys, tensors, by_name })
+        let paths = vec![path.clone()];
+        Ok(Self { paths, path, parts: vec![bytes], version, keys, tensors, by_name, hash: OnceLock::new() })
     }
 
     /// Where it came from.
@@ -189,6 +193,11 @@ impl File {
     /// All bytes of the file; of the first one where there are several.
     pub fn all(&self) -> &[u8] {
         self.parts.first().map_or(&[], Bytes::all)
+    }
+
+    /// The fingerprint of all tensors, which is computed once.
+    pub(super) fn hash_or(&self, compute: impl FnOnce() -> String) -> String {
+        self.hash.get_or_init(compute).clone()
     }
 
     /// Gives a tensor's pages back to the system: whoever goes through a large file once does not fill the memory with it.

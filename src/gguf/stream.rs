@@ -1,15 +1,20 @@
 //! Writing a GGUF file, or several that are one model, larger than memory: tensors one after another, piece by piece.
 
+use super::behind::{Behind, Target};
 use super::draft::Draft;
 use super::{split, File, Header, Value};
 use crate::error::{Error, Kind, Result};
 use quant::Type;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A model in the making whose keys, names and shapes are fixed. A tensor's type may still change when its turn comes, and it
-/// may be begun anew: types and offsets have a fixed size, so headers are written once more at the end.
+/// may be begun anew: types and offsets have a fixed size, so headers are written once more at the end. A thread of its own
+/// does the writing.
 #[derive(Debug)]
 pub struct Stream {
+    // Before the files: it ends before they are taken away.
+    behind: Behind,
     parts: Vec<Part>,
     /// Tensors before each part.
     firsts: Vec<usize>,
@@ -19,7 +24,8 @@ pub struct Stream {
 impl Stream {
     /// Begins a file beside `path`, where it will appear when it is complete.
     pub fn create(path: &Path, header: Header) -> Result<Self> {
-        Ok(Self { parts: vec![Part::create(path, header)?], firsts: vec![0], paths: vec![path.to_owned()] })
+        let parts = vec![Part::create(path, header)?];
+        Ok(Self { behind: Behind::new()?, parts, firsts: vec![0], paths: vec![path.to_owned()] })
     }
 
     /// Begins files of at most `limit` bytes of data each, named after `path` as llama.cpp names them, where the tensors have
@@ -45,7 +51,7 @@ impl Stream {
             firsts.push(first);
             first += n;
         }
-        Ok(Self { parts, firsts, paths })
+        Ok(Self { behind: Behind::new()?, parts, firsts, paths })
     }
 
     /// Where the files will appear.
@@ -59,14 +65,14 @@ impl Stream {
         if part > 0 && !self.parts[part - 1].is_complete() {
             return Err(self.parts[part].fault("tensors are written in the header's order"));
         }
-        self.parts[part].begin(index - self.firsts[part], ty)
+        self.parts[part].begin(&mut self.behind, index - self.firsts[part], ty)
     }
 
     /// The next bytes of the current tensor.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub fn write(&mut self, bytes: Vec<u8>) -> Result<()> {
         // That of the tensor begun last.
         let current = self.parts.iter().rposition(|part| !part.begins.is_empty()).unwrap_or(0);
-        self.parts[current].write(bytes)
+        self.parts[current].write(&mut self.behind, bytes)
     }
 
     /// Sets a key to another value of the same size.
@@ -76,10 +82,13 @@ impl Stream {
 
     /// Completes the files, has them checked, and lets them appear under their names, the first at last: without it llama.cpp
     /// opens none of the others. Returns their length in bytes.
-    pub fn finish(mut self, overwrite: bool, check: impl FnOnce(&File) -> Result<()>) -> Result<u64> {
+    pub fn finish(self, overwrite: bool, check: impl FnOnce(&File) -> Result<()>) -> Result<u64> {
+        let Self { mut behind, mut parts, firsts: _, paths } = self;
+        parts.iter_mut().try_for_each(|part| part.end(&mut behind))?;
+        behind.finish()?;
         let mut bytes = 0;
         let mut files = Vec::new();
-        for part in &mut self.parts {
+        for part in &mut parts {
             bytes += part.complete()?;
             files.push(part.read_back()?);
         }
@@ -88,7 +97,7 @@ impl Stream {
         check(&written)?;
         drop(written);
         let mut published: Vec<PathBuf> = Vec::new();
-        for (part, path) in self.parts.into_iter().zip(&self.paths).rev() {
+        for (part, path) in parts.into_iter().zip(&paths).rev() {
             if let Err(error) = part.draft.publish(overwrite) {
                 // Of a model either all files are there or none of them.
                 published.iter().for_each(|path| drop(std::fs::remove_file(path)));
@@ -104,6 +113,7 @@ impl Stream {
 #[derive(Debug)]
 struct Part {
     draft: Draft,
+    target: Arc<Target>,
     header: Header,
     /// Length of the header.
     start: u64,
@@ -116,18 +126,18 @@ impl Part {
         let mut draft = Draft::beside(path)?;
         let bytes = header.to_bytes();
         draft.write(&bytes)?;
-        Ok(Self { draft, header, start: bytes.len() as u64, begins: Vec::new() })
+        Ok(Self { target: draft.target()?, draft, header, start: bytes.len() as u64, begins: Vec::new() })
     }
 
-    fn begin(&mut self, index: usize, ty: Type) -> Result<()> {
+    fn begin(&mut self, behind: &mut Behind, index: usize, ty: Type) -> Result<()> {
         let entry = self.header.tensors().get(index).ok_or_else(|| self.fault("more tensors than the header has"))?;
         if entry.bytes_as(ty).is_none() {
             return Err(self.fault(&format!("tensor {} of shape {:?} cannot be {}", entry.name, entry.ne, ty.name())));
         }
         if index + 1 == self.begins.len() {
-            self.draft.seek(self.begins[index])?;
+            self.draft.seek(self.begins[index]);
         } else if index == self.begins.len() {
-            self.end()?;
+            self.end(behind)?;
             self.begins.push(self.draft.at());
         } else {
             return Err(self.fault("tensors are written in the header's order"));
@@ -136,12 +146,12 @@ impl Part {
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    fn write(&mut self, behind: &mut Behind, bytes: Vec<u8>) -> Result<()> {
         let room = self.left();
         if bytes.len() as u64 > room {
             return Err(self.fault(&format!("{} bytes where the tensor has room for {room}", bytes.len())));
         }
-        self.draft.write(bytes)
+        self.draft.write_behind(behind, &self.target, bytes)
     }
 
     /// Bytes that the current tensor lacks.
@@ -159,17 +169,16 @@ impl Part {
     }
 
     /// Ends the current tensor, padded as the format wants it.
-    fn end(&mut self) -> Result<()> {
+    fn end(&mut self, behind: &mut Behind) -> Result<()> {
         if self.left() > 0 {
             return Err(self.fault(&format!("a tensor lacks {} bytes", self.left())));
         }
         let padding = self.draft.at().next_multiple_of(self.header.alignment()) - self.draft.at();
-        self.draft.write(&vec![0; padding as usize])
+        self.draft.write_behind(behind, &self.target, vec![0; padding as usize])
     }
 
-    /// Ends the data and writes the header once more. Returns the file's length.
+    /// Writes the header once more, behind all data. Returns the file's length.
     fn complete(&mut self) -> Result<u64> {
-        self.end()?;
         if !self.is_complete() {
             return Err(self.fault("not every tensor was written"));
         }
@@ -178,7 +187,7 @@ impl Part {
         if header.len() as u64 != self.start {
             return Err(self.fault("a key changed its size"));
         }
-        self.draft.seek(0)?;
+        self.draft.seek(0);
         self.draft.write(&header)?;
         Ok(bytes)
     }
@@ -220,12 +229,12 @@ mod tests {
         let path = directory.path().join("out.gguf");
         let mut stream = Stream::create(&path, header()).unwrap();
         stream.begin(0, Type::F32).unwrap();
-        stream.write(&[1; 5]).unwrap();
-        stream.write(&[1; 7]).unwrap();
+        stream.write(vec![1; 5]).unwrap();
+        stream.write(vec![1; 7]).unwrap();
         stream.begin(1, Type::F32).unwrap();
-        stream.write(&[9; 200]).unwrap();
+        stream.write(vec![9; 200]).unwrap();
         stream.begin(1, Type::Q8_0).unwrap();
-        stream.write(&[2; 68]).unwrap();
+        stream.write(vec![2; 68]).unwrap();
         stream.set("general.file_type", Value::U32(7));
         let bytes = stream.finish(false, |_| Ok(())).unwrap();
 
@@ -252,20 +261,20 @@ mod tests {
         fails(&|_| Ok(()));
         fails(&|s| s.begin(1, Type::F32));
         fails(&|s| s.begin(2, Type::F32));
-        fails(&|s| s.begin(0, Type::F32).and_then(|()| s.write(&[0; 13])));
+        fails(&|s| s.begin(0, Type::F32).and_then(|()| s.write(vec![0; 13])));
         fails(&|s| s.begin(0, Type::F32).and_then(|()| s.begin(1, Type::F32)));
         fails(&|s| s.begin(0, Type::Q8_0));
         fails(&|s| {
             // More than the padding before the data has room for.
             s.set("general.more", Value::String("x".repeat(64)));
-            s.begin(0, Type::F32).and_then(|()| s.write(&[0; 12]))?;
-            s.begin(1, Type::F32).and_then(|()| s.write(&[0; 256]))
+            s.begin(0, Type::F32).and_then(|()| s.write(vec![0; 12]))?;
+            s.begin(1, Type::F32).and_then(|()| s.write(vec![0; 256]))
         });
         // A check that fails, and a name that is taken.
         let complete = || {
             let mut stream = Stream::create(&path, header()).unwrap();
-            stream.begin(0, Type::F32).and_then(|()| stream.write(&[0; 12])).unwrap();
-            stream.begin(1, Type::F32).and_then(|()| stream.write(&[0; 256])).unwrap();
+            stream.begin(0, Type::F32).and_then(|()| stream.write(vec![0; 12])).unwrap();
+            stream.begin(1, Type::F32).and_then(|()| stream.write(vec![0; 256])).unwrap();
             stream
         };
         let refuse = |_: &File| Err(Error::new(Kind::Format, "no"));

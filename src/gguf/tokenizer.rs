@@ -3,7 +3,7 @@
 use super::{Array, File, Value};
 use crate::error::{Error, Kind, Result};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 /// Longest token that is believed, in bytes: the loader casts lengths to 32 bits.
 const TOKEN_BYTES_MAX: usize = 1 << 16;
@@ -18,7 +18,7 @@ pub(super) fn validate(file: &File) -> Result<()> {
         Some(Value::Array(Array::String(tokens))) if !tokens.is_empty() => tokens,
         Some(_) => return Err(file.fault(TOKENS, "is no list of texts")),
     };
-    let mut seen = BTreeSet::new();
+    let mut seen = HashSet::with_capacity(tokens.len());
     for (i, token) in tokens.iter().enumerate() {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(file.fault(TOKENS, &format!("holds a token of {} bytes at {i}", token.len())));
@@ -54,7 +54,7 @@ pub(super) fn validate(file: &File) -> Result<()> {
 }
 
 /// A SentencePiece tokenizer ends the process at a byte that it has no token for; others do at texts of their own kind.
-fn spells_any_text(file: &File, tokens: &BTreeSet<Cow<str>>) -> Result<()> {
+fn spells_any_text(file: &File, tokens: &HashSet<Cow<str>>) -> Result<()> {
     const MODEL: &str = "tokenizer.ggml.model";
     let Some(model) = file.get(MODEL).and_then(Value::as_str) else {
         return Err(file.fault(MODEL, "is missing or no text"));

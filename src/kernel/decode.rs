@@ -4,7 +4,7 @@ use super::simd::simd;
 use quant::Type;
 
 /// Decodes whole blocks; `src` and `dst` fit each other.
-pub(super) type Decode = fn(src: &[u8], dst: &mut [f32]);
+pub(crate) type Decode = fn(src: &[u8], dst: &mut [f32]);
 
 /// Our decoder of a type, if there is one.
 pub(super) fn decoder(ty: Type) -> Option<Decode> {

@@ -8,6 +8,7 @@ pub mod attention;
 mod bench;
 mod bf16;
 mod decode;
+mod encode;
 pub mod ops;
 mod peak;
 mod product_bf16;
@@ -22,6 +23,7 @@ mod weight;
 
 pub use bf16::is_fast as has_fast_bf16;
 pub(crate) use bf16::round_row;
+pub(crate) use encode::{encoder, exact_decoder};
 pub use peak::peak_gflops;
 pub use product_bf16::Side;
 pub(crate) use product_bf16::{scratch_floats as sum_scratch_floats, sum_of_products, Term};

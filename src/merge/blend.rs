@@ -76,10 +76,11 @@ impl<'a> Blend<'a> {
         }
     }
 
-    /// The tensor's values for a chunk of its sources. The base, where there is one, is the first source.
-    pub(super) fn apply(&self, chunk: &Chunk, n_per_row: usize) -> Result<Vec<f32>> {
+    /// Forms the tensor's values for a chunk of its sources. The base, where there is one, is the first source.
+    pub(super) fn apply(&self, chunk: &mut Chunk, n_per_row: usize) -> Result<()> {
+        let mut out = std::mem::take(&mut chunk.target);
         let slices = chunk.slices();
-        let mut out = vec![0.0; slices[0].len()];
+        out.resize(slices[0].len(), 0.0);
         match self {
             Self::Sum(coefficients) => weighted_sum(coefficients, &slices, &mut out),
             Self::RowSums(rule) => {
@@ -107,7 +108,8 @@ impl<'a> Blend<'a> {
                 }
             }
         }
-        Ok(out)
+        chunk.target = out;
+        Ok(())
     }
 }
 
@@ -140,7 +142,7 @@ fn turned(t: f64, products: &[f64], has_base: bool) -> Result<Vec<f64>> {
 /// The products of all pairs of sources over the whole tensor, or of their changes from the first.
 fn products(pass: &Pass, has_base: bool) -> Result<Vec<f64>> {
     let mut total: Vec<f64> = Vec::new();
-    let work = |chunk: &Chunk| {
+    let work = |chunk: &mut Chunk| {
         let slices = chunk.slices();
         Ok(if has_base { gram(Some(slices[0]), &slices[1..]) } else { gram(None, &slices) })
     };
@@ -156,7 +158,7 @@ fn products(pass: &Pass, has_base: bool) -> Result<Vec<f64>> {
 fn columns<'a>(pass: &Pass, t: f64, has_base: bool) -> Result<Blend<'a>> {
     let n = pass.n_per_row;
     let mut totals = vec![[0.0f64; 3]; n];
-    let work = |chunk: &Chunk| {
+    let work = |chunk: &mut Chunk| {
         let slices = chunk.slices();
         let (models, mut sums) = (&slices[usize::from(has_base)..], vec![[0.0f64; 3]; n]);
         for i in 0..slices[0].len() {
@@ -212,7 +214,7 @@ fn cut(pass: &Pass, thinning: &Thinning, model: usize, name: &str) -> Result<Cut
 fn magnitude_of(pass: &Pass, model: usize, k: u64) -> Result<u32> {
     kth_largest(k, |empty| {
         let mut total = empty.clone();
-        let work = |chunk: &Chunk| {
+        let work = |chunk: &mut Chunk| {
             let mut counts = empty.clone();
             let (base, model) = (&chunk.values[0], &chunk.values[model + 1]);
             model.iter().zip(base).for_each(|(x, b)| counts.add(x - b));

@@ -1,7 +1,7 @@
 //! The output's keys: all of the first model's, and where it comes from.
 
 use crate::error::Result;
-use crate::gguf::{base_hash, Array, File, Header, Value};
+use crate::gguf::{hash_on, Array, File, Header, Value};
 
 /// What is told of a parent, where its file says it.
 const TOLD: [&str; 5] = ["name", "author", "version", "organization", "repo_url"];
@@ -25,7 +25,7 @@ pub(super) struct Lineage<'a> {
 
 /// The first model's keys in their order, its own ancestors replaced by the models at hand, whose fingerprints are added.
 /// No clock, no path: equal inputs give equal bytes.
-pub(super) fn header(first: &File, lineage: &Lineage) -> Result<Header> {
+pub(super) fn header(first: &File, lineage: &Lineage, pool: &rayon::ThreadPool) -> Result<Header> {
     let mut header = Header::new();
     first.keys().for_each(|(key, value)| header.set(key, value.clone()));
     header.remove(|key| key.starts_with("general.base_model.") || key.starts_with(OURS));
@@ -44,7 +44,7 @@ pub(super) fn header(first: &File, lineage: &Lineage) -> Result<Header> {
     if !lineage.weights.is_empty() {
         header.set(&format!("{OURS}weights"), Value::Array(Array::F64(lineage.weights.clone())));
     }
-    let hashes = |files: &[&File]| Value::Array(Array::String(files.iter().map(|f| base_hash(f)).collect()));
+    let hashes = |files: &[&File]| Value::Array(Array::String(files.iter().map(|f| hash_on(f, pool)).collect()));
     header.set(&format!("{OURS}models"), hashes(&lineage.models));
     if !lineage.adapters.is_empty() {
         header.set(&format!("{OURS}adapters"), hashes(&lineage.adapters));

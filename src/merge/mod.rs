@@ -20,6 +20,7 @@ mod recipe;
 mod report;
 mod run;
 mod select;
+mod sink;
 mod task;
 
 pub use combine::{add_update, gram, magnitude, slerp_coefficients, stock_coefficients, weighted_sum};
@@ -29,16 +30,17 @@ pub use fidelity::Fidelity;
 pub use method::{Method, TaskVectors, Thinning, Vectors, EPSILON, GAMMA};
 pub use outtype::{Bound, OutType, TensorType};
 pub use recipe::{cook, Recipe};
-pub use report::{Report, TensorReport};
+pub use report::{Progress, Report, TensorReport};
 pub use task::{add_task_vectors, Cut, Draws};
 
 use crate::adapter::{import, Lora};
 use crate::error::{Error, Kind, Result};
-use crate::gguf::{check_fits, validate_adapter, validate_model, Entry, File, Header, Imatrix};
+use crate::gguf::{check_fits, hash_on, validate_adapter, validate_model, Entry, File, Header, Imatrix};
 use crate::runtime::Runtime;
 use blend::Update;
 use compat::{compare, match_tensors, Blocks, Source};
 use lineage::{header, Lineage};
+use pass::Workers;
 use run::{Done, Job, Rule, Run};
 use std::path::Path;
 
@@ -81,7 +83,7 @@ pub fn merge(
     method: &Method,
     options: &Options,
     output: Option<&Path>,
-    each: &mut dyn FnMut(&TensorReport),
+    each: &mut dyn FnMut(&Progress),
 ) -> Result<Report> {
     method.validate(models.len(), base.is_some())?;
     let all: Vec<&File> = models.iter().copied().chain(base).collect();
@@ -102,8 +104,9 @@ pub fn merge(
         models: base.into_iter().chain(models.iter().copied()).collect(),
         adapters: Vec::new(),
     };
-    let header = header(models[0], &lineage)?;
-    finish(Plan { runtime, jobs, options, header }, &lineage, models[0], notes, output, each)
+    let workers = Workers::new(options.threads)?;
+    let header = header(models[0], &lineage, workers.pool())?;
+    finish(Plan { runtime, jobs, options, workers, header }, &lineage, models[0], notes, output, each)
 }
 
 /// Folds adapters, each with its scale, into a model. Tensors that no adapter changes are copied, whatever type is wanted.
@@ -113,12 +116,15 @@ pub fn fold(
     adapters: &[(&File, f32)],
     options: &Options,
     output: Option<&Path>,
-    each: &mut dyn FnMut(&TensorReport),
+    each: &mut dyn FnMut(&Progress),
 ) -> Result<Report> {
     validate_model(base)?;
     if adapters.is_empty() {
         return Err(Error::new(Kind::Argument, "no adapter to fold"));
     }
+    // Adapters are asked whether they are this base's: all threads compute its fingerprint, once.
+    let workers = Workers::new(options.threads)?;
+    hash_on(base, workers.pool());
     let loras = adapters.iter().map(|&(file, scale)| Ok((foldable(file, base)?, scale)));
     let loras = loras.collect::<Result<Vec<(Lora, f32)>>>()?;
     let jobs = base.tensors().iter().map(|tensor| {
@@ -136,8 +142,8 @@ pub fn fold(
         models: vec![base],
         adapters: adapters.iter().map(|(file, _)| *file).collect(),
     };
-    let header = header(base, &lineage)?;
-    finish(Plan { runtime, jobs, options, header }, &lineage, base, Vec::new(), output, each)
+    let header = header(base, &lineage, workers.pool())?;
+    finish(Plan { runtime, jobs, options, workers, header }, &lineage, base, Vec::new(), output, each)
 }
 
 /// Whether models belong together: architecture, sizes, vocabulary, tensors. Returns what differs without harm.
@@ -184,6 +190,7 @@ struct Plan<'a> {
     runtime: &'a Runtime,
     jobs: Vec<Job<'a>>,
     options: &'a Options,
+    workers: Workers,
     header: Header,
 }
 
@@ -194,11 +201,11 @@ fn finish(
     tokens: &File,
     notes: Vec<String>,
     output: Option<&Path>,
-    each: &mut dyn FnMut(&TensorReport),
+    each: &mut dyn FnMut(&Progress),
 ) -> Result<Report> {
-    let Plan { runtime, jobs, options, header } = plan;
+    let Plan { runtime, jobs, options, workers, header } = plan;
     let inputs = lineage.models.iter().chain(&lineage.adapters).copied().collect();
-    let run = Run { runtime, jobs, options, inputs };
+    let run = Run { runtime, jobs, options, workers: &workers, inputs };
     let Done { tensors, bytes, files } = run.run(header, output, each)?;
     Ok(Report {
         method: lineage.method.to_owned(),

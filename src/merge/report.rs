@@ -36,6 +36,18 @@ impl TensorReport {
     }
 }
 
+/// How far a merge is: what became of the last tensor, and how many bytes are behind it, of those that all tensors have in the
+/// first model.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The tensor.
+    pub tensor: &'a TensorReport,
+    /// Bytes of the tensors that are done, this one among them.
+    pub bytes: u64,
+    /// Bytes of all.
+    pub bytes_all: u64,
+}
+
 /// What a merge did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {

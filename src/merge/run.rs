@@ -3,17 +3,23 @@
 use super::blend::{Blend, Update};
 use super::compat::Source;
 use super::outtype::file_type;
-use super::pass::{Chunk, Pass, STORE_VALUES};
-use super::{codec, Fidelity, Method, Options, OutType, TensorReport};
+use super::pass::{Chunk, Pass, Workers, STORE_VALUES};
+use super::sink::Sink;
+use super::{codec, Fidelity, Method, Options, OutType, Progress, TensorReport};
 use crate::error::{Context, Error, Kind, Result};
 use crate::gguf::{check_output, validate_model, Entry, File, Header, Imatrix, Stream, Value};
 use crate::runtime::Runtime;
 use quant::Type;
-use rayon::ThreadPool;
+use rayon::prelude::*;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Bytes that a copy writes at once.
-const COPY_BYTES: usize = 1 << 20;
+const COPY_BYTES: usize = 1 << 16;
+/// Bytes of a copy whose pages are given back at once.
+const RELEASE_BYTES: usize = 1 << 22;
+/// Values of the tensors that are worked on at the same time; a larger tensor has all threads for itself.
+const WINDOW_VALUES: u64 = 1 << 22;
 /// `GGML_QNT_VERSION`.
 const QUANTIZATION_VERSION: u32 = 2;
 /// What llama.cpp tells of the importance matrix that a file was quantised with.
@@ -43,8 +49,16 @@ pub(super) struct Run<'a> {
     pub(super) runtime: &'a Runtime,
     pub(super) jobs: Vec<Job<'a>>,
     pub(super) options: &'a Options,
+    pub(super) workers: &'a Workers,
     /// Every file that is read.
     pub(super) inputs: Vec<&'a File>,
+}
+
+/// What came of one tensor.
+struct Tensor {
+    report: TensorReport,
+    /// Its bytes, where they are not in the file yet.
+    pieces: Option<Vec<Vec<u8>>>,
 }
 
 /// What came of a run.
@@ -62,7 +76,7 @@ impl Run<'_> {
         &self,
         mut header: Header,
         output: Option<&Path>,
-        each: &mut dyn FnMut(&TensorReport),
+        each: &mut dyn FnMut(&Progress),
     ) -> Result<Done> {
         let rungs = self.rungs()?;
         let sizes: Vec<u64> = self.jobs.iter().zip(&rungs).map(|(job, rungs)| most(job, rungs)).collect();
@@ -80,15 +94,20 @@ impl Run<'_> {
             (Some(path), None) => Some(Stream::create(path, header)?),
             (Some(path), Some(limit)) => Some(Stream::create_split(path, header, &sizes, limit)?),
         };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.options.threads.max(1)).build();
-        let pool = pool.map_err(|e| Error::new(Kind::Memory, format!("cannot start threads: {e}")))?;
         let mut reports = Vec::with_capacity(self.jobs.len());
-        for (index, (job, rungs)) in self.jobs.iter().zip(&rungs).enumerate() {
-            let report = self.tensor(&pool, index, job, rungs, &mut stream);
-            let report = report.during(|| format!("tensor {}", job.entry.name))?;
-            job.sources.iter().for_each(|source| source.file.release(source.tensor));
-            each(&report);
-            reports.push(report);
+        let (mut done, all) = (0, self.jobs.iter().map(|job| job.entry.bytes()).sum());
+        for window in self.windows() {
+            for (index, Tensor { report, pieces }) in window.clone().zip(self.window(window, &rungs, &mut stream)?) {
+                if let (Some(stream), Some(pieces)) = (&mut stream, pieces) {
+                    stream.begin(index, report.to)?;
+                    pieces.into_iter().try_for_each(|bytes| stream.write(bytes))?;
+                }
+                let job = &self.jobs[index];
+                job.sources.iter().for_each(|source| source.file.release(source.tensor));
+                done += job.entry.bytes();
+                each(&Progress { tensor: &report, bytes: done, bytes_all: all });
+                reports.push(report);
+            }
         }
         let stored = self.jobs.iter().zip(&reports).map(|(job, r)| Entry { ty: r.to, ..job.entry.clone() });
         let stored: Vec<Entry> = stored.collect();
@@ -102,6 +121,42 @@ impl Run<'_> {
             }
         };
         Ok(Done { tensors: reports, bytes, files })
+    }
+
+    /// Tensors that are worked on together.
+    fn windows(&self) -> Vec<Range<usize>> {
+        let mut windows: Vec<Range<usize>> = Vec::new();
+        let mut values = 0;
+        for (index, job) in self.jobs.iter().enumerate() {
+            values += job.values();
+            match windows.last_mut().filter(|_| values <= WINDOW_VALUES) {
+                Some(window) => window.end = index + 1,
+                None => {
+                    windows.push(index..index + 1);
+                    values = job.values();
+                }
+            }
+        }
+        windows
+    }
+
+    /// Does the jobs of a window. Bytes of several tensors are kept in memory; those of one alone are in the file already.
+    fn window(&self, window: Range<usize>, rungs: &[Vec<Type>], stream: &mut Option<Stream>) -> Result<Vec<Tensor>> {
+        let one = |index: usize, mut sink: Sink| {
+            let job = &self.jobs[index];
+            let report = self.tensor(job, &rungs[index], &mut sink).during(|| format!("tensor {}", job.entry.name))?;
+            let pieces = if let Sink::Memory(pieces) = sink { Some(pieces) } else { None };
+            Ok(Tensor { report, pieces })
+        };
+        if window.len() == 1 {
+            let sink = stream.as_mut().map_or(Sink::Nowhere, |stream| Sink::File(stream, window.start));
+            return Ok(vec![one(window.start, sink)?]);
+        }
+        let writes = stream.is_some();
+        let sink = || if writes { Sink::Memory(Vec::new()) } else { Sink::Nowhere };
+        let results: Vec<Result<_>> =
+            self.workers.pool().install(|| window.into_par_iter().map(|index| one(index, sink())).collect());
+        results.into_iter().collect()
     }
 
     /// The types to try for every tensor.
@@ -179,28 +234,21 @@ impl Run<'_> {
         }
     }
 
-    fn tensor(
-        &self,
-        pool: &ThreadPool,
-        index: usize,
-        job: &Job,
-        rungs: &[Type],
-        stream: &mut Option<Stream>,
-    ) -> Result<TensorReport> {
+    fn tensor(&self, job: &Job, rungs: &[Type], sink: &mut Sink) -> Result<TensorReport> {
         let (name, from) = (job.entry.name.clone(), job.entry.ty);
         if let Some(source) = job.copies(rungs[0]) {
-            if let Some(stream) = stream {
-                stream.begin(index, source.tensor.ty)?;
-                for (i, bytes) in source.data().chunks(COPY_BYTES).enumerate() {
-                    stream.write(bytes)?;
-                    source.file.release_range(source.tensor, i * COPY_BYTES..(i + 1) * COPY_BYTES);
+            sink.begin(source.tensor.ty)?;
+            if !sink.is_nowhere() {
+                for (i, part) in source.data().chunks(RELEASE_BYTES).enumerate() {
+                    part.chunks(COPY_BYTES).try_for_each(|bytes| sink.write(bytes.to_vec()))?;
+                    source.file.release_range(source.tensor, i * RELEASE_BYTES..(i + 1) * RELEASE_BYTES);
                 }
             }
             return Ok(TensorReport { name, from, to: rungs[0], copied: true, raised: false, fidelity: None });
         }
         let n_per_row = job.entry.ne[0] as usize;
         let n_rows = job.entry.ne[1..].iter().product::<u64>() as usize;
-        let pass = Pass { runtime: self.runtime, pool, sources: &job.sources, n_per_row, n_rows };
+        let pass = Pass { runtime: self.runtime, workers: self.workers, sources: &job.sources, n_per_row, n_rows };
         let blend = match &job.rule {
             Rule::Merge(method) => Blend::new(method, &job.entry.name, &pass)?,
             Rule::Fold(updates) => Blend::Fold(updates),
@@ -215,10 +263,8 @@ impl Run<'_> {
         let bound = self.options.out.bound();
         let mut last = (rungs[0], Fidelity::default());
         for &ty in rungs {
-            if let Some(stream) = stream {
-                stream.begin(index, ty)?;
-            }
-            last = (ty, store.run(ty, stream)?);
+            sink.begin(ty)?;
+            last = (ty, store.run(ty, sink)?);
             if bound.is_none_or(|bound| bound.holds(&last.1)) {
                 break;
             }
@@ -236,6 +282,10 @@ fn most(job: &Job, rungs: &[Type]) -> u64 {
 }
 
 impl<'a> Job<'a> {
+    fn values(&self) -> u64 {
+        self.entry.ne.iter().product()
+    }
+
     /// The source whose bytes are the result as this type: the only one that counts, or any where all are equal.
     fn copies(&self, ty: Type) -> Option<&Source<'a>> {
         let first = self.sources.first()?;
@@ -269,15 +319,16 @@ struct Store<'a> {
 
 impl Store<'_> {
     /// Computes the tensor, encodes it as `ty`, decodes that again to measure it, and writes it.
-    fn run(&self, ty: Type, stream: &mut Option<Stream>) -> Result<Fidelity> {
+    fn run(&self, ty: Type, sink: &mut Sink) -> Result<Fidelity> {
         let (runtime, n_per_row) = (self.pass.runtime, self.pass.n_per_row);
-        let work = |chunk: &Chunk| {
-            let target = self.blend.apply(chunk, n_per_row)?;
-            let bytes = self.encode(ty, chunk.first_row, &target)?;
-            let mut stored = vec![0.0; target.len()];
-            codec::decode(runtime, ty, &bytes, &mut stored)?;
+        let work = |chunk: &mut Chunk| {
+            self.blend.apply(chunk, n_per_row)?;
+            let Chunk { first_row, values, target, stored } = chunk;
+            let bytes = self.encode(ty, *first_row, target)?;
+            stored.resize(target.len(), 0.0);
+            codec::decode(runtime, ty, &bytes, stored)?;
             let mut fidelity = Fidelity::default();
-            fidelity.add(&chunk.values[0], &target, &stored);
+            fidelity.add(&values[0], target, stored);
             if !fidelity.is_finite() {
                 if let Some(i) = stored.iter().position(|v| !v.is_finite()) {
                     let message = format!("{} is too large for {}", target[i], ty.name());
@@ -289,7 +340,7 @@ impl Store<'_> {
         let mut total = Fidelity::default();
         self.pass.run(STORE_VALUES, work, |(bytes, fidelity)| {
             total.merge(&fidelity);
-            stream.as_mut().map_or(Ok(()), |stream| stream.write(&bytes))
+            sink.write(bytes)
         })?;
         Ok(total)
     }

@@ -7,8 +7,9 @@ use crate::error::{Error, Kind, Result};
 use crate::gguf::{validate_model, File, Header, Value};
 use crate::merge::compat::{compare, Blocks};
 use crate::merge::lineage::{header, Lineage};
+use crate::merge::pass::Workers;
 use crate::merge::run::{Job, Rule};
-use crate::merge::{entry, finish, Options, Plan, Report, TensorReport};
+use crate::merge::{entry, finish, Options, Plan, Progress, Report};
 use crate::runtime::Runtime;
 use std::path::Path;
 
@@ -23,7 +24,7 @@ pub fn cook<'a>(
     files: &'a [File],
     options: &'a Options,
     output: Option<&Path>,
-    each: &mut dyn FnMut(&TensorReport),
+    each: &mut dyn FnMut(&Progress),
 ) -> Result<Report> {
     let models = recipe.models();
     if models.len() != files.len() {
@@ -44,7 +45,8 @@ pub fn cook<'a>(
         models: all.clone(),
         adapters: Vec::new(),
     };
-    let mut keys = header(all[0], &lineage)?;
+    let workers = Workers::new(options.threads)?;
+    let mut keys = header(all[0], &lineage, workers.pool())?;
     recipe.restack(&mut keys, &file)?;
     let tokens = recipe.tokenizer_file(&file);
     if let Some(tokens) = tokens {
@@ -52,7 +54,14 @@ pub fn cook<'a>(
     }
     keys.set(RECIPE_KEY, Value::String(recipe.text.clone()));
     let notes = recipe.notes.iter().cloned().chain(notes).collect();
-    finish(Plan { runtime, jobs, options, header: keys }, &lineage, tokens.unwrap_or(all[0]), notes, output, each)
+    finish(
+        Plan { runtime, jobs, options, workers, header: keys },
+        &lineage,
+        tokens.unwrap_or(all[0]),
+        notes,
+        output,
+        each,
+    )
 }
 
 impl Recipe {

@@ -94,6 +94,10 @@ impl Arena {
                 self.blocks.push(vec![2, 5]);
                 self.blocks.last().unwrap().as_ptr() as usize
             }
+            Slot::Recipe(a, b) => {
+                let [a, b] = [a, b].map(|name| world.file(name).display().to_string());
+                self.string(recipe(&a, &b))
+            }
             Slot::Adapters => self.two([world.adapter; 2]),
             Slot::Inputs(name) => {
                 let path = self.string(world.file(name).to_str().unwrap());
@@ -125,4 +129,10 @@ impl World {
             Type::Trainer => self.trainer as usize,
         }
     }
+}
+
+/// The mean of two models.
+pub(super) fn recipe(a: &str, b: &str) -> String {
+    let model = |path: &str| format!("  - model: \"{path}\"\n    parameters:\n      weight: 0.5\n");
+    format!("merge_method: linear\nmodels:\n{}{}", model(a), model(b))
 }

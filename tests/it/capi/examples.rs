@@ -145,10 +145,15 @@ impl Built {
             self.adapter("kto.gguf", "kto");
         }
         let merge = self.compile("gcc", "c99", "07_merge.c");
-        let said = self.prints(&merge, &["model.gguf", "sft.gguf", "dpo.gguf", "sum.gguf", "out.gguf"]);
-        assert!(said.contains("rank 16 keeps ") && said.contains(" raised: "), "{said}");
+        let said = self.prints(&merge, &["model.gguf", "sft.gguf", "dpo.gguf", "sum.gguf", "out.gguf", "half.gguf"]);
+        assert!(
+            said.contains("rank 16 keeps ") && said.contains(" raised: ") && said.contains("merged into"),
+            "{said}"
+        );
         self.adapter("sum.gguf", "truncate");
-        gguf::validate_model(&gguf::File::open(&self.world.file("out.gguf")).unwrap()).unwrap();
+        for model in ["out.gguf", "half.gguf"] {
+            gguf::validate_model(&gguf::File::open(&self.world.file(model)).unwrap()).unwrap();
+        }
     }
 }
 

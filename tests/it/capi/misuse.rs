@@ -1,7 +1,7 @@
 //! Every function × every misuse of every argument: the status that the header promises, detail in the caller's error object,
 //! no output touched, and nothing broken for the next call.
 
-use super::arena::Arena;
+use super::arena::{recipe, Arena};
 use super::header;
 use super::table::{functions, Function, Layout, Slot, Type, HANDLES};
 use super::world::{message, World};
@@ -168,6 +168,20 @@ fn misuses(slot: Slot, arena: &mut Arena, world: &World, freed: &World) -> Vec<M
         Slot::Labels => {
             add("NULL".into(), 0, ARGUMENT);
             add("a label of 2".into(), arena.block(1, 2), ARGUMENT);
+        }
+        Slot::Recipe(a, _) => {
+            add("NULL".into(), 0, ARGUMENT);
+            add("no UTF-8".into(), arena.string(b"a\xff".to_vec()), ARGUMENT);
+            let a = world.file(a).display().to_string();
+            for (what, text, status) in [
+                ("nothing", String::new(), ARGUMENT),
+                ("no YAML", "{".to_owned(), ARGUMENT),
+                ("an unknown method", recipe(&a, &a).replace("linear", "zzz"), ARGUMENT),
+                ("an unknown word", recipe(&a, &a) + "zzz: 1\n", ARGUMENT),
+                ("a missing model", recipe(&a, "/nowhere/a.gguf"), LLAMA_ALIGN_ERR_MISSING),
+            ] {
+                add(what.into(), arena.string(text), status);
+            }
         }
         Slot::Ids => {
             add("NULL".into(), 0, ARGUMENT);

@@ -49,6 +49,8 @@ pub(super) enum Slot {
     Labels,
     /// Ids of two rows.
     Ids,
+    /// A recipe for these two models.
+    Recipe(&'static str, &'static str),
     Rows,
     /// Two adapters.
     Adapters,
@@ -509,6 +511,27 @@ pub(super) fn functions() -> Vec<Function> {
             |a| a[0] as _,
             a[1] as _,
             a[2] as _
+        ),
+        function!(
+            llama_align_merge_files,
+            [
+                Recipe("model.gguf", "tuned.gguf"),
+                Number(7),
+                OptionalText("keep"),
+                Params(MERGE),
+                NewFile("merged.gguf"),
+                OptionalOutput("merged.json", "merged.gguf"),
+                OptionalOutStruct(MERGE_REPORT),
+                Error
+            ],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _,
+            a[5] as _,
+            a[6] as _,
+            a[7] as _
         ),
         function!(
             llama_align_fold_files,

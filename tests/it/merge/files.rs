@@ -5,7 +5,7 @@ use crate::models::runtime;
 use crate::random::Random;
 use llama_align::error::Kind;
 use llama_align::gguf::{validate_model, Array, File, Value};
-use llama_align::merge::{Bound, Method, OutType, TaskVectors, Thinning, Vectors};
+use llama_align::merge::{merge, Bound, Method, OutType, Progress, TaskVectors, Thinning, Vectors};
 use llama_align::runtime::{Context, Model, Runtime};
 use quant::Type;
 
@@ -161,6 +161,37 @@ fn a_weight_of_one_among_zeros_is_a_copy() {
         assert!(out.tensors().iter().all(|t| out.data(t) == data(&source, &t.name)));
         std::fs::remove_file(bench.path("out.gguf")).unwrap();
     }
+}
+
+/// Tensors of every size: several at a time, and one that is larger than what is worked on at a time.
+#[test]
+fn progress_ends_where_it_said_it_would() {
+    let bench = Bench::new();
+    let large = vec![0.5f32; 5 << 20];
+    let small = Content::bare().f32("blk.0.attn_norm.weight", &[64], &[1.0; 64]);
+    let mut content = small.f32("blk.0.ffn_up.weight", &[1 << 10, 5 << 10], &large);
+    for i in 1..6 {
+        content = content.f32(&format!("blk.{i}.attn_norm.weight"), &[64], &[1.0; 64]);
+    }
+    content.write(&bench.path("a.gguf"));
+    bench.varied("a.gguf", "b.gguf", |_, v| v + 1.0);
+    let files = ["a.gguf", "b.gguf"].map(|name| File::open(&bench.path(name)).unwrap());
+    let (names, mut seen, mut last) = (files[0].tensors().iter().map(|t| t.name.clone()), Vec::new(), 0);
+    let mut each = |progress: &Progress| {
+        assert!(last < progress.bytes && progress.bytes <= progress.bytes_all);
+        last = progress.bytes;
+        seen.push((progress.tensor.name.clone(), progress.bytes == progress.bytes_all));
+    };
+    let options = options(OutType::Named(Type::Q8_0));
+    let output = bench.path("out.gguf");
+    merge(&runtime(), &[&files[0], &files[1]], None, &linear(&[1.0, 3.0]), &options, Some(&output), &mut each).unwrap();
+    let n = files[0].tensors().len();
+    assert!(
+        seen.iter().map(|(name, _)| name.clone()).eq(names) && seen.iter().map(|s| s.1).eq((1..=n).map(|i| i == n))
+    );
+    let out = File::open(&output).unwrap();
+    assert!(values(&out, "blk.0.ffn_up.weight").iter().all(|v| (v - 1.25).abs() < 1e-3));
+    assert!((1..6).all(|i| values(&out, &format!("blk.{i}.attn_norm.weight")) == [1.75; 64]));
 }
 
 #[test]

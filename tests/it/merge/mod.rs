@@ -10,6 +10,7 @@ pub(crate) mod program;
 mod recipes;
 mod refusals;
 mod storage;
+mod throughput;
 
 use crate::models::runtime;
 use crate::tiny;
