@@ -93,3 +93,16 @@ fn encoders_write_what_ggml_writes() {
         assert_eq!((differs, ours.len()), (None, theirs.len()), "{}", ty.name());
     }
 }
+
+/// Steps beyond what an F16 holds, and so small that their inverse is near the largest F32.
+#[test]
+fn blocks_of_extreme_sizes_are_encoded_alike() {
+    let mut random = Random::of("extremes");
+    let sizes = [1e37, 1e6, 65_504.0, 1e-4, 1e-7, 1e-20, 1e-36];
+    let values: Vec<f32> = (0..1 << 12).map(|i| random.uniform() * sizes[i / 32 % sizes.len()]).collect();
+    for ty in [Type::F16, Type::BF16, Type::Q8_0] {
+        let (ours, theirs) = (quant::quantize_row(ty, &values).unwrap(), runtime().quantize(ty, &values, 1 << 8));
+        let differs = ours.iter().zip(&theirs.unwrap()).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "{}", ty.name());
+    }
+}
