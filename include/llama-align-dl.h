@@ -80,6 +80,7 @@ typedef struct llama_align_api {
     llama_align_status (*evaluate_params_init)(struct llama_align_evaluate_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*evaluate)(const struct llama_align_dataset *dataset, const struct llama_align_adapter *adapter, const struct llama_align_evaluate_params *params, struct llama_align_evaluation *out, struct llama_align_error *err);
     llama_align_status (*merge_params_init)(struct llama_align_merge_params *params, uint32_t struct_size, struct llama_align_error *err);
+    llama_align_status (*merge_files)(const char *recipe, uint64_t seed, const char *out_type, const struct llama_align_merge_params *params, const char *output_path, const char *report_path, struct llama_align_merge_report *report, struct llama_align_error *err);
     llama_align_status (*fold_files)(const char *model_path, const char *const *adapter_paths, const float *scales, size_t n_adapters, const char *out_type, const struct llama_align_merge_params *params, const char *output_path, const char *report_path, struct llama_align_merge_report *report, struct llama_align_error *err);
 } llama_align_api;
 
@@ -150,6 +151,7 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(evaluate_params_init)
     LLAMA_ALIGN_API_FIND(evaluate)
     LLAMA_ALIGN_API_FIND(merge_params_init)
+    LLAMA_ALIGN_API_FIND(merge_files)
     LLAMA_ALIGN_API_FIND(fold_files)
 #undef LLAMA_ALIGN_API_FIND
     return NULL;

@@ -1154,6 +1154,23 @@ llama_align_status llama_align_merge_params_init(struct llama_align_merge_params
                                                  uint32_t struct_size,
                                                  struct llama_align_error *err);
 
+// Merges model files as a recipe says, tensor by tensor in bounded memory. The output is complete under its name, or what was there
+// before stays; inputs are never written to. `recipe` (borrowed): a document in YAML in mergekit's words (merge_method, models,
+// base_model, parameters, slices), whose models are paths of GGUF files; not NULL. `seed`: of methods that draw. `out_type`
+// (borrowed): "keep", "auto", or a type such as "Q8_0" for every matrix; NULL for the recipe's, or "keep". `params` (borrowed): NULL
+// for the defaults. `output_path` (borrowed): not NULL. `report_path` (borrowed): a file for all that is known of the result, in
+// JSON, or NULL; it replaces what is there. `report` (borrowed): NULL, or struct_size set. Any thread. Errors: ARGUMENT, MISSING, IO,
+// FORMAT, MISMATCH, UNSUPPORTED, NUMERIC, OUTPUT. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_merge_files(const char *recipe,
+                                           uint64_t seed,
+                                           const char *out_type,
+                                           const struct llama_align_merge_params *params,
+                                           const char *output_path,
+                                           const char *report_path,
+                                           struct llama_align_merge_report *report,
+                                           struct llama_align_error *err);
+
 // Folds adapter files into a model file, tensor by tensor in bounded memory. The output is complete under its name, or what was
 // there before stays; inputs are never written to. `model_path` (borrowed): not NULL. `adapter_paths` (borrowed): `n_adapters`
 // files, at least one. `scales` (borrowed): as many; NULL for 1 each. `out_type` (borrowed): "keep", "auto", or a type such as

@@ -167,7 +167,7 @@ pub fn average(
     numbers: &[(&str, f64)],
     options: &Options,
     output: Option<&Path>,
-    each: &mut dyn FnMut(&TensorReport),
+    each: &mut dyn FnMut(&Progress),
 ) -> Result<Report> {
     let all = [after, before];
     all.iter().try_for_each(|file| validate_model(file))?;
@@ -181,8 +181,9 @@ pub fn average(
     let jobs = jobs.collect::<Result<Vec<_>>>()?;
     let (models, adapters) = (all.to_vec(), Vec::new());
     let lineage = Lineage { method: "average", parameters: numbers.to_vec(), weights: Vec::new(), models, adapters };
-    let header = header(after, &lineage)?;
-    finish(Plan { runtime, jobs, options, header }, &lineage, after, notes, output, each)
+    let workers = Workers::new(options.threads)?;
+    let header = header(after, &lineage, workers.pool())?;
+    finish(Plan { runtime, jobs, options, workers, header }, &lineage, after, notes, output, each)
 }
 
 /// All that is to be done.

@@ -1,6 +1,7 @@
 //! Memory that arguments point to, and their valid values.
 
-use super::table::{Layout, Slot, Type};
+use super::layouts::Layout;
+use super::table::{Slot, Type};
 use super::world::{Texts, World, PAIRS};
 use llama_align::capi::*;
 use llama_align::runtime::Host;

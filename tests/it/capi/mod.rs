@@ -7,6 +7,7 @@ mod calls;
 mod examples;
 mod header;
 mod host;
+mod layouts;
 mod memory;
 mod misuse;
 mod packaging;
