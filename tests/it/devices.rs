@@ -192,6 +192,8 @@ fn compare(runtime: &Arc<Runtime>, ty: Type, offload: &Offload, [log_probs, grad
     }
 }
 
+/// Every type of [`BOUNDS`], or the one that `LLAMA_ALIGN_TEST_TYPE` names; `q8_0:2` moves two of its layers only, the last block
+/// and the output.
 #[test]
 #[ignore = "needs a GPU: tests/hosts/run.sh"]
 fn compute_what_the_cpu_computes() {
@@ -199,10 +201,17 @@ fn compute_what_the_cpu_computes() {
     let devices: Vec<Device> = runtime.devices().into_iter().filter(Device::is_gpu).take(1).collect();
     assert_eq!(devices.len(), 1, "no GPU in {:?}", runtime.devices());
     println!("ggml {}, {}: {}", runtime.version(), devices[0].name, devices[0].description);
-    for (ty, log_probs, gradients, losses) in BOUNDS {
-        let offload = Offload { devices: devices.clone(), n_gpu_layers: None };
+    let wanted = std::env::var("LLAMA_ALIGN_TEST_TYPE").ok();
+    let (name, n_gpu_layers) = match wanted.as_deref().and_then(|w| w.split_once(':')) {
+        Some((name, n)) => (Some(name), Some(n.parse().unwrap())),
+        None => (wanted.as_deref(), None),
+    };
+    let chosen = BOUNDS.iter().filter(|(ty, ..)| name.is_none_or(|name| ty.name() == name));
+    let mut n = 0;
+    for &(ty, log_probs, gradients, losses) in chosen {
+        let offload = Offload { devices: devices.clone(), n_gpu_layers };
         compare(&runtime, ty, &offload, [log_probs, gradients, losses]);
+        n += 1;
     }
-    let (ty, log_probs, gradients, losses) = BOUNDS[2];
-    compare(&runtime, ty, &Offload { devices, n_gpu_layers: Some(2) }, [log_probs, gradients, losses]);
+    assert!(n > 0, "{wanted:?} is no type with bounds");
 }
