@@ -82,6 +82,10 @@ typedef struct llama_align_api {
     llama_align_status (*merge_params_init)(struct llama_align_merge_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*merge_files)(const char *recipe, uint64_t seed, const char *out_type, const struct llama_align_merge_params *params, const char *output_path, const char *report_path, struct llama_align_merge_report *report, struct llama_align_error *err);
     llama_align_status (*fold_files)(const char *model_path, const char *const *adapter_paths, const float *scales, size_t n_adapters, const char *out_type, const struct llama_align_merge_params *params, const char *output_path, const char *report_path, struct llama_align_merge_report *report, struct llama_align_error *err);
+    llama_align_status (*hma_params_init)(struct llama_align_hma_params *params, uint32_t struct_size, struct llama_align_error *err);
+    llama_align_status (*hma)(const struct llama_align_dataset *responses, const struct llama_align_adapter *adapter, const struct llama_align_model *after, const struct llama_align_hma_params *params, double *ratios, size_t n_ratios, struct llama_align_hma_report *report, struct llama_align_error *err);
+    llama_align_status (*adapter_scale_blocks)(const struct llama_align_adapter *adapter, const double *scales, size_t n_scales, struct llama_align_adapter **out, struct llama_align_error *err);
+    llama_align_status (*average_files)(const char *before_path, const char *after_path, const double *ratios, size_t n_ratios, uint32_t others, const char *out_type, const struct llama_align_merge_params *params, const char *output_path, const char *report_path, struct llama_align_merge_report *report, struct llama_align_error *err);
 } llama_align_api;
 
 /* Fills in the table. `library`: what dlopen() or LoadLibrary() gave. NULL, or the name of the first function that it lacks. */
@@ -153,6 +157,10 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(merge_params_init)
     LLAMA_ALIGN_API_FIND(merge_files)
     LLAMA_ALIGN_API_FIND(fold_files)
+    LLAMA_ALIGN_API_FIND(hma_params_init)
+    LLAMA_ALIGN_API_FIND(hma)
+    LLAMA_ALIGN_API_FIND(adapter_scale_blocks)
+    LLAMA_ALIGN_API_FIND(average_files)
 #undef LLAMA_ALIGN_API_FIND
     return NULL;
 }

@@ -248,6 +248,24 @@
 // Inputs and output are asked for likelihoods and answers, which the report then holds; it needs a report.
 #define LLAMA_ALIGN_MERGE_VERIFY 2
 
+// Exact slopes from activations.
+#define LLAMA_ALIGN_SOLVER_GRADIENT 0
+
+// Likelihoods alone: the simplex method of Nelder and Mead.
+#define LLAMA_ALIGN_SOLVER_NELDER_MEAD 1
+
+// Groups of equal size, the last ones larger where it does not divide.
+#define LLAMA_ALIGN_GROUPS_PAPER 0
+
+// Groups as the paper's authors' code makes them.
+#define LLAMA_ALIGN_GROUPS_RELEASED 1
+
+// Embeddings and norms are those of the model before.
+#define LLAMA_ALIGN_OTHERS_FAITHFUL 0
+
+// Embeddings and norms are averaged with the ratios' mean.
+#define LLAMA_ALIGN_OTHERS_UNIFORM 1
+
 // LoRA factors for one model: what is trained. Lifetime: from its maker to _free; a trainer keeps it going, so it may be freed
 // before. Threads: any number at once; while a trainer runs, each of its steps is seen whole or not at all.
 typedef struct llama_align_adapter llama_align_adapter;
@@ -680,6 +698,70 @@ typedef struct llama_align_merge_report {
     // Root of the mean square of the difference, per value.
     double rmse;
 } llama_align_merge_report;
+
+// How ratios are searched. Fill it in with llama_align_hma_params_init().
+typedef struct llama_align_hma_params {
+    // sizeof(llama_align_hma_params).
+    uint32_t struct_size;
+    // Threads; 0 is the number of cores. Default 0.
+    uint32_t n_threads;
+    // LLAMA_ALIGN_PRECISION_*. Default AUTO.
+    uint32_t precision;
+    // Tokens of one forward at most, 1 to 1048576; a row that is longer goes alone. Default 1024.
+    uint32_t micro_batch_tokens;
+    // LLAMA_ALIGN_SOLVER_*. Default GRADIENT.
+    uint32_t solver;
+    // LLAMA_ALIGN_GROUPS_*. Default PAPER.
+    uint32_t group_rule;
+    // Groups of blocks with a ratio each; 0: every block. Default 3.
+    uint32_t n_groups;
+    // LLAMA_ALIGN_OTHERS_*: what embeddings and norms of two models are. Default FAITHFUL.
+    uint32_t others;
+    // Passes over the responses (GRADIENT), at most 10000; 0, the default: 3, or as many as make 50 steps.
+    uint32_t epochs;
+    // Responses per step (GRADIENT), 0 for all. Default 16.
+    uint32_t batch_size;
+    // Evaluations of all responses at most (NELDER_MEAD), 1 to 1000000. Default 60.
+    uint32_t evaluations;
+    // 0.
+    uint32_t reserved;
+    // Mean weight of the model before alignment, inside 0 to 1. Default 0.2.
+    double pre_weight;
+    // How little ratios may differ, from 0 on; what lets a ratio exceed 1 is an error. Default 0.2.
+    double epsilon;
+    // First step in the space of the ratios' logits (GRADIENT), above 0. Default 0.2.
+    double learning_rate;
+    // Strength of the regulariser that holds ratios near their mean, from 0 on. Default 0: none.
+    double rho;
+    // Seed of the order of responses. Default 0.
+    uint64_t seed;
+} llama_align_hma_params;
+
+// What a search found.
+typedef struct llama_align_hma_report {
+    // sizeof(llama_align_hma_report), set by the caller.
+    uint32_t struct_size;
+    // Groups.
+    uint32_t n_groups;
+    // Responses.
+    uint64_t n_responses;
+    // Their tokens that count.
+    uint64_t n_tokens;
+    // Responses passed forward, once for each time.
+    uint64_t n_forwards;
+    // Negative log-likelihood per token of the responses under the model before.
+    double nll_before;
+    // Under the model after.
+    double nll_after;
+    // At uniform ratios.
+    double nll_uniform;
+    // At the ratios that were found.
+    double nll;
+    // The least that a ratio may be.
+    double ratio_min;
+    // The largest that it may be.
+    double ratio_max;
+} llama_align_hma_report;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1189,6 +1271,62 @@ llama_align_status llama_align_fold_files(const char *model_path,
                                           const char *report_path,
                                           struct llama_align_merge_report *report,
                                           struct llama_align_error *err);
+
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_hma_params). Errors: ARGUMENT. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_hma_params_init(struct llama_align_hma_params *params,
+                                               uint32_t struct_size,
+                                               struct llama_align_error *err);
+
+// Finds, between a model before and after alignment, a weight for each group of blocks (heterogeneous model averaging), so that
+// the blend still finds the aligned model's responses likely. No model is written. `responses` (borrowed): the aligned model's
+// answers; its model is the one before alignment; of pairs the chosen answer counts. `adapter` (borrowed): what aligns the model,
+// made with the same model handle, or NULL. `after` (borrowed): the aligned model, of the same architecture, sizes and vocabulary,
+// or NULL; exactly one of both is given. `params` (borrowed): NULL for the defaults. `ratios` (borrowed): room for a weight of the
+// model before for every block, 1 minus which is that of the model after; `n_ratios` is the number of blocks. `report` (borrowed):
+// NULL, or struct_size set. Any thread. Errors: ARGUMENT, MISMATCH, CHECK, UNSUPPORTED (also a host's model without its file),
+// NUMERIC, MEMORY, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_hma(const struct llama_align_dataset *responses,
+                                   const struct llama_align_adapter *adapter,
+                                   const struct llama_align_model *after,
+                                   const struct llama_align_hma_params *params,
+                                   double *ratios,
+                                   size_t n_ratios,
+                                   struct llama_align_hma_report *report,
+                                   struct llama_align_error *err);
+
+// Makes an adapter whose part in every block is multiplied by a number, folded into its factors: 1 minus a ratio of
+// llama_align_hma(). `adapter` (borrowed): not NULL; it stays as it is. `scales` (borrowed): finite, one for each of the model's
+// `n_scales` blocks. `out` (owned): not NULL; NULL is written on failure. Any thread, callback-safe. Errors: ARGUMENT, NUMERIC,
+// POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_scale_blocks(const struct llama_align_adapter *adapter,
+                                                    const double *scales,
+                                                    size_t n_scales,
+                                                    struct llama_align_adapter **out,
+                                                    struct llama_align_error *err);
+
+// Writes the weighted mean of a model before and after alignment, tensor by tensor in bounded memory. Keys and types are those of
+// the model after. The output is complete under its name, or what was there before stays; inputs are never written to.
+// `before_path`, `after_path` (borrowed): not NULL. `ratios` (borrowed): weight of the model before in every block, 0 to 1;
+// `n_ratios`: 1, for the same everywhere, or the number of blocks; the head has their mean. `others`: LLAMA_ALIGN_OTHERS_*.
+// `out_type` (borrowed): as for llama_align_fold_files(). `params` (borrowed): NULL for the defaults; without VERIFY. `output_path`
+// (borrowed): not NULL. `report_path` (borrowed): a file for all that is known of the result, in JSON, or NULL; it replaces what is
+// there. `report` (borrowed): NULL, or struct_size set. Any thread. Errors: ARGUMENT, MISSING, IO, FORMAT, MISMATCH, UNSUPPORTED,
+// NUMERIC, OUTPUT. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_average_files(const char *before_path,
+                                             const char *after_path,
+                                             const double *ratios,
+                                             size_t n_ratios,
+                                             uint32_t others,
+                                             const char *out_type,
+                                             const struct llama_align_merge_params *params,
+                                             const char *output_path,
+                                             const char *report_path,
+                                             struct llama_align_merge_report *report,
+                                             struct llama_align_error *err);
 
 #ifdef __cplusplus
 }  // extern "C"

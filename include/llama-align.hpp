@@ -84,6 +84,7 @@ inline llama_align_adapter_params adapter_params() { return detail::defaults(lla
 inline llama_align_trainer_params trainer_params() { return detail::defaults(llama_align_trainer_params_init); }
 inline llama_align_limit_params limit_params() { return detail::defaults(llama_align_limit_params_init); }
 inline llama_align_merge_params merge_params() { return detail::defaults(llama_align_merge_params_init); }
+inline llama_align_hma_params hma_params() { return detail::defaults(llama_align_hma_params_init); }
 inline llama_align_evaluate_params evaluate_params() { return detail::defaults(llama_align_evaluate_params_init); }
 
 // Whose llama.cpp is used. Without one, models are opened by the one that is built in.
@@ -363,6 +364,15 @@ public:
         return adapter(out);
     }
 
+    // Every block's part times its own number: 1 minus a ratio of hma().
+    adapter scaled_blocks(const std::vector<double> & scales) const {
+        llama_align_adapter * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_scale_blocks(get(), scales.data(), scales.size(), &out, err);
+        });
+        return adapter(out);
+    }
+
     void save(const std::string & path) const {
         detail::check([&](llama_align_error * err) { return llama_align_adapter_save(get(), path.c_str(), err); });
     }
@@ -503,6 +513,40 @@ inline llama_align_merge_report fold_files(const std::string & model_path, const
     detail::check([&](llama_align_error * err) {
         return llama_align_fold_files(model_path.c_str(), paths.data(), scales.data(), paths.size(), out_type, &params,
                                       output_path.c_str(), report_path, &out, err);
+    });
+    return out;
+}
+
+// Weights of the model before alignment, one for every block: `ratios` has room for them all.
+inline llama_align_hma_report hma(const dataset & responses, const adapter & aligned, std::vector<double> & ratios,
+                                  const llama_align_hma_params & params = hma_params()) {
+    auto out = detail::sized<llama_align_hma_report>();
+    detail::check([&](llama_align_error * err) {
+        return llama_align_hma(responses.get(), aligned.get(), nullptr, &params, ratios.data(), ratios.size(), &out, err);
+    });
+    return out;
+}
+
+inline llama_align_hma_report hma(const dataset & responses, const model & after, std::vector<double> & ratios,
+                                  const llama_align_hma_params & params = hma_params()) {
+    auto out = detail::sized<llama_align_hma_report>();
+    detail::check([&](llama_align_error * err) {
+        return llama_align_hma(responses.get(), nullptr, after.get(), &params, ratios.data(), ratios.size(), &out, err);
+    });
+    return out;
+}
+
+// The mean of two models, with a weight of the first for each block, or one for all. `report_path` may be NULL.
+inline llama_align_merge_report average_files(const std::string & before_path, const std::string & after_path,
+                                              const std::vector<double> & ratios, const std::string & output_path,
+                                              std::uint32_t others = LLAMA_ALIGN_OTHERS_FAITHFUL,
+                                              const char * out_type = nullptr,
+                                              const llama_align_merge_params & params = merge_params(),
+                                              const char * report_path = nullptr) {
+    auto out = detail::sized<llama_align_merge_report>();
+    detail::check([&](llama_align_error * err) {
+        return llama_align_average_files(before_path.c_str(), after_path.c_str(), ratios.data(), ratios.size(), others,
+                                         out_type, &params, output_path.c_str(), report_path, &out, err);
     });
     return out;
 }

@@ -84,7 +84,12 @@ impl Params for llama_align_merge_params {
 
 impl llama_align_merge_params {
     /// The options, and whether evidence is wanted.
-    fn options(self, out_type: Option<&str>, own_type: OutType, has_report: bool) -> Result<(Options, bool)> {
+    pub(super) fn options(
+        self,
+        out_type: Option<&str>,
+        own_type: OutType,
+        has_report: bool,
+    ) -> Result<(Options, bool)> {
         let Self { struct_size: _, n_threads, flags, reserved, min_cosine, min_gain } = self;
         let (overwrite, verify) = (flags & LLAMA_ALIGN_MERGE_OVERWRITE != 0, flags & LLAMA_ALIGN_MERGE_VERIFY != 0);
         if flags & !(LLAMA_ALIGN_MERGE_OVERWRITE | LLAMA_ALIGN_MERGE_VERIFY) != 0 || reserved != 0 {
@@ -113,7 +118,7 @@ impl llama_align_merge_params {
 }
 
 impl llama_align_merge_report {
-    fn new(report: &Report) -> Self {
+    pub(super) fn new(report: &Report) -> Self {
         let (all, or_nan) = (report.overall(), |value: Option<f64>| value.unwrap_or(f64::NAN));
         Self {
             struct_size: 0,
@@ -278,7 +283,7 @@ pub unsafe extern "C" fn llama_align_fold_files(
 }
 
 /// Before anything is done: the report's file is no other of the call, and can lie where it is wanted.
-fn check_report(path: &Path, others: &[&str]) -> Result<()> {
+pub(super) fn check_report(path: &Path, others: &[&str]) -> Result<()> {
     let real = path.canonicalize().ok();
     let same =
         |other: &str| Path::new(other) == path || (real.is_some() && Path::new(other).canonicalize().ok() == real);

@@ -35,6 +35,20 @@ pub(super) unsafe fn array<'a, T>(ptr: *const T, n: usize, name: &str) -> Result
     Ok(unsafe { std::slice::from_raw_parts(ptr, n) })
 }
 
+/// An array that is written to.
+///
+/// # Safety
+/// As [`array`], and nothing else reads or writes it.
+pub(super) unsafe fn array_mut<'a, T>(ptr: *mut T, n: usize, name: &str) -> Result<&'a mut [T]> {
+    // SAFETY: by the caller; the checks are the same.
+    unsafe { array(ptr.cast_const(), n, name) }?;
+    if n == 0 {
+        return Ok(&mut []);
+    }
+    // SAFETY: by the caller.
+    Ok(unsafe { std::slice::from_raw_parts_mut(ptr, n) })
+}
+
 /// An array of strings.
 ///
 /// # Safety

@@ -36,7 +36,7 @@ pub struct SearchParams {
     pub penalty: Penalty,
     /// Step of Adam at first, in units of s; it falls as a cosine.
     pub learning_rate: f64,
-    /// Passes over the responses.
+    /// Passes over the responses; 0: three, or as many as make 50 steps.
     pub epochs: usize,
     /// Responses per step; 0 takes all.
     pub batch_size: usize,
@@ -53,7 +53,7 @@ impl Default for SearchParams {
             solver: Solver::Gradient,
             penalty: Penalty::default(),
             learning_rate: 0.2,
-            epochs: 3,
+            epochs: 0,
             batch_size: 16,
             evaluations: 60,
             seed: 0,
@@ -71,8 +71,8 @@ impl SearchParams {
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
             return bad(format!("--learning-rate {}: not a positive number", self.learning_rate));
         }
-        if self.epochs == 0 || self.epochs > 10_000 {
-            return bad(format!("--epochs {}: outside 1 to 10000", self.epochs));
+        if self.epochs > 10_000 {
+            return bad(format!("--epochs {}: more than 10000", self.epochs));
         }
         if self.evaluations == 0 || self.evaluations > 1_000_000 {
             return bad(format!("--evaluations {}: outside 1 to 1000000", self.evaluations));
@@ -122,6 +122,9 @@ pub struct Found {
 /// Adam's decay rates and what keeps it from dividing by nothing.
 const BETAS: [f64; 2] = [0.9, 0.999];
 const TINY: f64 = 1e-12;
+/// Passes over the responses where nothing is said, and steps that they make at least: s has to move by several units.
+const EPOCHS_MIN: usize = 3;
+const STEPS_MIN: usize = 50;
 /// Edge of Nelder and Mead's first simplex in s, and the spread of values per token at which it stops.
 const EDGE: f64 = 1.0;
 const SPREAD: f64 = 1e-6;
@@ -243,10 +246,15 @@ impl Search<'_> {
     fn adam(&mut self, mut s: Vec<f64>, tell: &mut dyn FnMut(&Told) -> bool) -> Result<()> {
         let n = self.all.len();
         let size = if self.params.batch_size == 0 { n } else { self.params.batch_size.min(n) };
-        let n_steps = self.params.epochs * n.div_ceil(size);
+        let per_epoch = n.div_ceil(size);
+        let epochs = match self.params.epochs {
+            0 => EPOCHS_MIN.max(STEPS_MIN.div_ceil(per_epoch)),
+            given => given,
+        };
+        let n_steps = epochs * per_epoch;
         let (mut first, mut second) = (vec![0.0; s.len()], vec![0.0; s.len()]);
         let mut step = 0;
-        for epoch in 0..self.params.epochs {
+        for epoch in 0..epochs {
             let order: Vec<usize> =
                 order(n as u32, self.params.seed, epoch as u64).into_iter().map(|i| i as usize).collect();
             for rows in order.chunks(size) {
@@ -384,7 +392,7 @@ mod tests {
         let good = SearchParams::default();
         let bad = [
             ("--learning-rate", SearchParams { learning_rate: 0.0, ..good }),
-            ("--epochs", SearchParams { epochs: 0, ..good }),
+            ("--epochs", SearchParams { epochs: 10_001, ..good }),
             ("--evaluations", SearchParams { evaluations: 0, ..good }),
             ("--rho", SearchParams { penalty: Penalty { rho: f64::NAN, ..good.penalty }, ..good }),
         ];

@@ -29,6 +29,7 @@ pub use extract::{extract, Extraction};
 pub use fidelity::Fidelity;
 pub use method::{Method, TaskVectors, Thinning, Vectors, EPSILON, GAMMA};
 pub use outtype::{Bound, OutType, TensorType};
+pub(crate) use recipe::block_count;
 pub use recipe::{cook, Recipe};
 pub use report::{Progress, Report, TensorReport};
 pub use task::{add_task_vectors, Cut, Draws};

@@ -67,7 +67,7 @@ pub(super) struct GroupArgs {
     pub(super) epsilon: Option<f64>,
     /// What embeddings and norms of a blend of two models are: faithful (the model's before) or uniform (averaged with the mean)
     /// [default: faithful; uniform where nothing is searched]
-    #[arg(long, requires = "after")]
+    #[arg(long)]
     pub(super) others: Option<String>,
 }
 
@@ -120,7 +120,7 @@ pub(super) struct SearchArgs {
     /// gradient (exact slopes from activations) or nelder-mead (likelihoods alone)
     #[arg(long, default_value = "gradient")]
     solver: String,
-    /// Passes over the responses (gradient) [default: 3]
+    /// Passes over the responses (gradient) [default: 3, or as many as make 50 steps]
     #[arg(long)]
     epochs: Option<usize>,
     /// Responses per step, 0 for all (gradient) [default: 16]

@@ -25,8 +25,10 @@ pub(super) fn run(args: &HmaArgs, printer: &mut Printer) -> Result<u8> {
     check(args)?;
     let pair = Pair::open(args)?;
     let mut blended = pair.session()?;
-    let groups =
-        Groups::parse(&args.groups.groups, GroupRule::from_name(&args.groups.group_rule)?, blended.n_layers())?;
+    let searches = args.responses.prompts.is_some() || args.responses.responses.is_some();
+    // An average has one weight, whatever groups there would be.
+    let text = if searches { args.groups.groups.as_str() } else { "1" };
+    let groups = Groups::parse(text, GroupRule::from_name(&args.groups.group_rule)?, blended.n_layers())?;
     let plan = Plan { args, groups, params: args.search.params()?, others: others(args)? };
     if plan.searches() {
         // Refused before responses are sampled.
@@ -89,6 +91,9 @@ fn check(args: &HmaArgs) -> Result<()> {
     if !searches && args.output.is_none() && args.sweep.tax.is_empty() {
         let message = "nothing to do: give --prompts or --responses to search by, -o, or --tax";
         return Err(Error::new(Kind::Argument, message));
+    }
+    if let (Some(name), true) = (&args.groups.others, args.after.is_none()) {
+        return Err(Error::new(Kind::Argument, format!("--others {name}: for the tensors of two models, --after")));
     }
     if let (Some(name), false) = (&args.outtype, args.after.is_some() || args.fold) {
         return Err(Error::new(Kind::Argument, format!("--outtype {name}: an adapter is made; --fold makes a model")));

@@ -10,6 +10,7 @@ mod setting;
 mod slices;
 
 pub use cook::cook;
+pub(crate) use slices::block_count;
 
 use super::outtype::type_from_name;
 use crate::error::{Error, Kind, Result};

@@ -141,7 +141,7 @@ impl Recipe {
 }
 
 /// The number of blocks.
-pub(super) fn block_count(file: &File) -> Result<u64> {
+pub(crate) fn block_count(file: &File) -> Result<u64> {
     let key = format!("{}.block_count", file.architecture()?);
     let count = file.get(&key).and_then(Value::as_int).and_then(|n| u64::try_from(n).ok());
     count.ok_or_else(|| Error::new(Kind::Format, format!("{}: key {key} is missing", file.path().display())))

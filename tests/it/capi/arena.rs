@@ -113,6 +113,9 @@ impl Arena {
                 self.blocks.last().unwrap().as_ptr() as usize
             }
             Slot::BufferBytes => 8 << 18,
+            Slot::Absent(_) | Slot::Choice => 0,
+            Slot::Blocks => self.two([0.5f64, 0.25]),
+            Slot::BlockCount => 2,
             Slot::Number(n) => n,
             Slot::Any | Slot::Index | Slot::Switch => 0,
             Slot::Error => self.block(size_of::<llama_align_error>() as u32, 9),

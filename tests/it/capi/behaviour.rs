@@ -323,6 +323,50 @@ fn a_check_an_evaluation_and_a_saved_adapter_agree() {
 }
 
 #[test]
+fn ratios_between_a_model_and_its_adapter_are_those_of_rust() {
+    let world = World::new();
+    let params = llama_align_trainer_params { max_steps: 12, ..trainer_params() };
+    // SAFETY: structs have the size that they say; handles are live; there are two blocks.
+    unsafe {
+        let trainer = world.trainer(world.adapter, world.dataset, &params);
+        assert_eq!(run(trainer), LLAMA_ALIGN_OK);
+        llama_align_trainer_free(trainer);
+        let (mut ratios, mut err) = ([0.0f64; 2], error());
+        let mut report: llama_align_hma_report = std::mem::zeroed();
+        report.struct_size = size_of_val(&report) as u32;
+        let params = super::world::hma_params();
+        let (rows, adapter) = (world.dataset, world.adapter);
+        let status = llama_align_hma(rows, adapter, null(), &params, ratios.as_mut_ptr(), 2, &mut report, &mut err);
+        assert_eq!(status, LLAMA_ALIGN_OK, "{}", message(&err));
+        assert!((ratios[0] + ratios[1] - 0.4).abs() < 1e-12 && ratios[0] != ratios[1], "{ratios:?}");
+        assert!(report.nll <= report.nll_uniform && report.nll_after < report.nll_before, "{report:?}");
+        assert_eq!((report.n_groups, report.n_responses), (2, 6));
+        // The scaled adapter is what was measured.
+        let scales = ratios.map(|r| 1.0 - r);
+        let scaled = made(|out, err| llama_align_adapter_scale_blocks(adapter, scales.as_ptr(), 2, out, err));
+        let mut told: llama_align_evaluation = std::mem::zeroed();
+        told.struct_size = size_of_val(&told) as u32;
+        assert_eq!(llama_align_evaluate(rows, scaled, null(), &mut told, null_mut()), LLAMA_ALIGN_OK);
+        assert!((told.nll - report.nll).abs() < 2e-2 * report.nll, "{} and {}", told.nll, report.nll);
+        llama_align_adapter_free(scaled);
+        // Neither and both are refused.
+        for (adapter, after) in [(null_mut(), null_mut()), (world.adapter, world.model)] {
+            let status = llama_align_hma(rows, adapter, after, &params, ratios.as_mut_ptr(), 2, null_mut(), &mut err);
+            assert_eq!(status, LLAMA_ALIGN_ERR_ARGUMENT);
+            assert!(message(&err).contains("exactly one"), "{}", message(&err));
+        }
+        // Two models.
+        world.write_tuned();
+        let path = world.path("tuned.gguf");
+        let tuned = made(|out, err| llama_align_model_open(path.as_ptr(), out, err));
+        let status = llama_align_hma(rows, null(), tuned, &params, ratios.as_mut_ptr(), 2, &mut report, &mut err);
+        assert_eq!(status, LLAMA_ALIGN_OK, "{}", message(&err));
+        assert!((ratios[0] + ratios[1] - 0.4).abs() < 1e-12 && report.nll <= report.nll_uniform);
+        llama_align_model_free(tuned);
+    }
+}
+
+#[test]
 fn what_does_not_belong_together_is_a_mismatch() {
     let (world, other) = (World::new(), World::new());
     let (mut err, mut out) = (error(), null_mut());

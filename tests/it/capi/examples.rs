@@ -154,6 +154,10 @@ impl Built {
         for model in ["out.gguf", "half.gguf"] {
             gguf::validate_model(&gguf::File::open(&self.world.file(model)).unwrap()).unwrap();
         }
+        let average = self.compile("gcc", "c99", "09_average.c");
+        let said = self.prints(&average, &["model.gguf", "dpo.gguf", "rows.jsonl", "averaged.gguf"]);
+        assert!(said.contains("NLL per token: ") && said.contains("block 1: 0."), "{said}");
+        self.adapter("averaged.gguf", "hma");
     }
 }
 
@@ -163,7 +167,7 @@ fn every_example_compiles_without_a_warning_and_runs() {
     // 05 and 06 have a llama.cpp of their own: see `host`.
     let sources = fs::read_dir(root().join("c_examples")).unwrap().map(|e| e.unwrap().path());
     let n = sources.filter(|p| p.extension().is_some_and(|e| e == "c" || e == "cpp")).count();
-    assert_eq!(n, 8, "an example is not tried");
+    assert_eq!(n, 9, "an example is not tried");
 }
 
 #[test]

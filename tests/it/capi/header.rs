@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The sources in the header's order.
-const SOURCES: [&str; 11] = [
-    "status", "runtime", "device", "model", "dataset", "adapter", "algebra", "progress", "trainer", "evaluate", "merge",
+const SOURCES: [&str; 12] = [
+    "status", "runtime", "device", "model", "dataset", "adapter", "algebra", "progress", "trainer", "evaluate",
+    "merge", "hma",
 ];
 
 pub(super) fn root() -> PathBuf {
@@ -217,7 +218,9 @@ fn sizes() -> Vec<(&'static str, usize)> {
         llama_align_evaluate_params,
         llama_align_evaluation,
         llama_align_merge_params,
-        llama_align_merge_report
+        llama_align_merge_report,
+        llama_align_hma_params,
+        llama_align_hma_report
     )
 }
 

@@ -1,6 +1,6 @@
 //! The structs of the interface, as far as the misuse matrix has to know them.
 
-use super::world::trainer_params;
+use super::world::{hma_params, trainer_params};
 use llama_align::capi::*;
 use std::mem::offset_of;
 
@@ -120,6 +120,33 @@ pub(super) const MERGE: Layout = Layout {
     reals: &[offset_of!(llama_align_merge_params, min_cosine), offset_of!(llama_align_merge_params, min_gain)],
     ..plain::<llama_align_merge_params>()
 };
+pub(super) const HMA: Layout = Layout {
+    init: |at, _| {
+        // SAFETY: the block has room for every struct.
+        unsafe { (at as *mut llama_align_hma_params).write(hma_params()) };
+        LLAMA_ALIGN_OK
+    },
+    choices: &[
+        offset_of!(llama_align_hma_params, precision),
+        offset_of!(llama_align_hma_params, micro_batch_tokens),
+        offset_of!(llama_align_hma_params, solver),
+        offset_of!(llama_align_hma_params, group_rule),
+        offset_of!(llama_align_hma_params, n_groups),
+        offset_of!(llama_align_hma_params, others),
+        offset_of!(llama_align_hma_params, epochs),
+        offset_of!(llama_align_hma_params, evaluations),
+        offset_of!(llama_align_hma_params, reserved),
+    ],
+    reals: &[
+        offset_of!(llama_align_hma_params, pre_weight),
+        offset_of!(llama_align_hma_params, epsilon),
+        offset_of!(llama_align_hma_params, learning_rate),
+        offset_of!(llama_align_hma_params, rho),
+    ],
+    counts: &[offset_of!(llama_align_hma_params, micro_batch_tokens), offset_of!(llama_align_hma_params, evaluations)],
+    ..plain::<llama_align_hma_params>()
+};
+pub(super) const HMA_REPORT: Layout = plain::<llama_align_hma_report>();
 pub(super) const KEPT: Layout = plain::<llama_align_kept>();
 pub(super) const MERGE_REPORT: Layout = plain::<llama_align_merge_report>();
 pub(super) const RUNTIME_INFO: Layout = plain::<llama_align_runtime_info>();

@@ -59,6 +59,14 @@ pub(super) enum Slot {
     Scales,
     /// How many of these there are.
     Count,
+    /// A handle that is not given, because another argument stands for it.
+    Absent(Type),
+    /// A number from 0 to 1 for every block of the model.
+    Blocks,
+    /// How many blocks it has.
+    BlockCount,
+    /// One of few numbers.
+    Choice,
     /// A file that must not be there yet.
     NewFile(&'static str),
     /// A file that is made or replaced, or NULL; not the other one of the call.
@@ -430,6 +438,64 @@ pub(super) fn functions() -> Vec<Function> {
             a[7] as _,
             a[8] as _,
             a[9] as _
+        ),
+        function!(llama_align_hma_params_init, [Init(HMA), InitSize(HMA), Error], |a| a[0] as _, a[1] as _, a[2] as _),
+        function!(
+            llama_align_hma,
+            [
+                Handle(H::Dataset),
+                OptionalHandle(H::Adapter),
+                Absent(H::Model),
+                Params(HMA),
+                OutNumber,
+                BlockCount,
+                OptionalOutStruct(HMA_REPORT),
+                Error
+            ],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _,
+            a[5],
+            a[6] as _,
+            a[7] as _
+        ),
+        function!(
+            llama_align_adapter_scale_blocks,
+            [Handle(H::Adapter), Blocks, BlockCount, OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2],
+            a[3] as _,
+            a[4] as _
+        ),
+        function!(
+            llama_align_average_files,
+            [
+                Input("model.gguf"),
+                Input("tuned.gguf"),
+                Blocks,
+                BlockCount,
+                Choice,
+                OptionalText("Q8_0"),
+                Params(MERGE),
+                NewFile("mean.gguf"),
+                OptionalOutput("mean.json", "mean.gguf"),
+                OptionalOutStruct(MERGE_REPORT),
+                Error
+            ],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3],
+            a[4] as _,
+            a[5] as _,
+            a[6] as _,
+            a[7] as _,
+            a[8] as _,
+            a[9] as _,
+            a[10] as _
         ),
         function!(
             llama_align_trainer_params_init,

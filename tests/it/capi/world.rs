@@ -211,3 +211,13 @@ pub(super) fn trainer_params() -> llama_align_trainer_params {
     assert_eq!(status, LLAMA_ALIGN_OK);
     llama_align_trainer_params { n_threads: 1, batch_size: 2, max_steps: 3, learning_rate: 1e-3, ..params }
 }
+
+/// Ratios for a model of two blocks, on one thread.
+pub(super) fn hma_params() -> llama_align_hma_params {
+    // SAFETY: numbers only.
+    let mut params: llama_align_hma_params = unsafe { std::mem::zeroed() };
+    // SAFETY: the struct has that size.
+    let status = unsafe { llama_align_hma_params_init(&mut params, size_of_val(&params) as u32, null_mut()) };
+    assert_eq!(status, LLAMA_ALIGN_OK);
+    llama_align_hma_params { n_threads: 1, n_groups: 0, ..params }
+}

@@ -40,7 +40,7 @@ fn number(value: &Value, path: &str) -> f64 {
 fn an_adapter_gets_the_ratios_that_its_likelihood_tells() {
     let bench = workshop();
     let line = "hma -m base.gguf --lora adapter.gguf --responses rows.jsonl --groups layers --precision f32";
-    let found = json(&bench, &format!("{line} -o scaled.gguf --report page.html --epochs 8 --batch-size 0"));
+    let found = json(&bench, &format!("{line} -o scaled.gguf --report page.html --batch-size 0"));
     let ratios: Vec<f64> = (0..2).map(|g| number(&found, &format!("/groups/{g}/before"))).collect();
     assert!((ratios[0] + ratios[1] - 0.4).abs() < 1e-9 && (ratios[0] - ratios[1]).abs() > 1e-3, "{ratios:?}");
     assert!((number(&found, "/groups/0/after") - (1.0 - ratios[0])).abs() < 1e-12);
@@ -55,12 +55,12 @@ fn an_adapter_gets_the_ratios_that_its_likelihood_tells() {
     let page = std::fs::read_to_string(bench.path("page.html")).unwrap();
     assert!(page.contains("Ratios by block") && page.contains(&format!("{best:.5}")), "{page}");
     // Equal seeds find equal ratios; the other solver agrees; as a model.
-    let again = json(&bench, &format!("{line} -o again.gguf --epochs 8 --batch-size 0"));
+    let again = json(&bench, &format!("{line} -o again.gguf --batch-size 0"));
     assert_eq!(again["groups"], found["groups"]);
     let bytes = |name: &str| std::fs::read(bench.path(name)).unwrap();
     assert!(bytes("scaled.gguf") == bytes("again.gguf"));
     let simplex = json(&bench, &format!("{line} --solver nelder-mead --fold -o model.gguf --outtype f32"));
-    near(number(&simplex, "/likelihoods/found"), best);
+    assert!((number(&simplex, "/likelihoods/found") - best).abs() < 1e-3 * best, "{simplex}");
     validate_model(&File::open(&bench.path("model.gguf")).unwrap()).unwrap();
     near(nll(&bench, "-m model.gguf"), number(&simplex, "/likelihoods/found"));
     assert!(number(&simplex, "/fidelity/fidelity/cosine") > 0.999);
@@ -100,7 +100,9 @@ fn a_sweep_measures_averages_and_searches() {
         let metric = |i: usize, name: &str| points[i]["metrics"][name].as_f64().unwrap();
         assert!(metric(3, "kl/kl").abs() < 1e-5 && metric(0, "kl/kl") > 1e-4, "{points:?}");
         assert!((metric(3, "nll/nll") - nll(&bench, "-m base.gguf")).abs() < 1e-4);
-        assert!(points[2]["nll"].as_f64() <= points[1]["nll"].as_f64(), "{points:?}");
+        // Two models' norms are averaged with the mean by an average and left alone by a search.
+        let (average, found) = (points[1]["nll"].as_f64().unwrap(), points[2]["nll"].as_f64().unwrap());
+        assert!(found <= average || models.starts_with("--after"), "{points:?}");
         let page = std::fs::read_to_string(bench.path("p.html")).unwrap();
         assert!(page.contains("pairs/margin against nll/nll"), "{models}");
     }
@@ -141,7 +143,7 @@ fn what_cannot_be_done_is_refused_by_its_flag() {
     let bench = workshop();
     let before = bench.files();
     for (flags, status, says) in [
-        ("", 2, "--lora"),
+        ("", 2, "--after"),
         ("--lora adapter.gguf", 2, "nothing to do"),
         ("--lora adapter.gguf --after after.gguf -o x.gguf", 2, "cannot be used with"),
         ("--lora adapter.gguf -o x.gguf --pre-weight 1.5", 2, "--pre-weight 1.5"),
@@ -160,7 +162,7 @@ fn what_cannot_be_done_is_refused_by_its_flag() {
         ("--lora adapter.gguf --responses rows.jsonl -o base.gguf --overwrite", 73, "base.gguf"),
         ("--lora adapter.gguf --responses rows.jsonl --report after.gguf --overwrite", 73, "after.gguf"),
         ("--after base.gguf --responses rows.jsonl", 78, "nothing to blend"),
-        ("--after adapter.gguf --responses rows.jsonl", 65, "adapter.gguf"),
+        ("--after adapter.gguf --responses rows.jsonl", 78, "adapter.gguf"),
         ("--lora after.gguf --responses rows.jsonl", 65, "after.gguf"),
     ] {
         let ran = run(bench.dir.path(), &format!("hma -m base.gguf {flags} -t 1"));
