@@ -28,6 +28,15 @@ pub fn available_bytes() -> u64 {
     kilobytes.map_or(0, |k: u64| k * 1024)
 }
 
+/// Memory of the process' own that is resident, in bytes: without mapped files, whose pages the system may drop; 0 where it
+/// cannot be told.
+pub fn anonymous_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes =
+        text.lines().find_map(|line| line.strip_prefix("RssAnon:")?.split_whitespace().next()?.parse().ok());
+    kilobytes.map_or(0, |k: u64| k * 1024)
+}
+
 /// What the processor calls itself; the architecture where it cannot be told.
 pub fn cpu_name() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

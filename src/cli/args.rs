@@ -152,6 +152,10 @@ pub(super) struct TrainArgs {
     /// [default: auto, never where it takes less than a quarter of the free memory]
     #[arg(long)]
     pub(super) recompute: Option<String>,
+    /// Memory that the run may take beside the mapped model, such as 800M or 2G: decides what --recompute auto comes to, and
+    /// refuses a run that does not fit [default: no limit]
+    #[arg(long)]
+    pub(super) memory: Option<String>,
     #[command(flatten)]
     pub(super) held_out: HeldOutArgs,
     #[command(flatten)]
@@ -162,7 +166,7 @@ pub(super) struct TrainArgs {
     /// Replace an existing run directory
     #[arg(long)]
     pub(super) overwrite: bool,
-    /// Check model and data, print the plan, train nothing
+    /// Check model and data, print the configuration, and what the run will take by two of its steps; write nothing
     #[arg(long)]
     pub(super) dry_run: bool,
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! `llama-align merge`: one model of several, or of a model and its adapters.
 
 use super::args_merge::MergeArgs;
-use super::{adapter_list, evidence, serving, Printer};
+use super::{adapter_list, evidence, plan, serving, Printer};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{write_atomically, File, Imatrix};
 use crate::merge::{cook, fold, merge, Bound, Fidelity, Options, OutType, Progress, Recipe, Report, TensorReport};
@@ -104,20 +104,9 @@ fn options(args: &MergeArgs, recipe: Option<&Recipe>) -> Result<Options> {
         out: outtype(args, recipe.and_then(Recipe::out_type))?,
         types: args.tensor_type.iter().map(|text| TensorType::parse(text)).collect::<Result<_>>()?,
         imatrix: args.imatrix.as_deref().map(Imatrix::open).transpose()?,
-        split_max_bytes: args.split_max_size.as_deref().map(size).transpose()?,
+        split_max_bytes: args.split_max_size.as_deref().map(|text| plan::bytes("split-max-size", text)).transpose()?,
         threads: args.threads.count(),
         overwrite: args.overwrite,
-    })
-}
-
-/// Megabytes or gigabytes, as llama-gguf-split understands them.
-fn size(text: &str) -> Result<u64> {
-    let number = text.strip_suffix('M').map(|n| (n, 1_000_000)).or(text.strip_suffix('G').map(|n| (n, 1_000_000_000)));
-    let bytes = number.and_then(|(n, unit)| n.parse::<u64>().ok()?.checked_mul(unit));
-    bytes.filter(|&n| n > 0).ok_or_else(|| {
-        let message =
-            format!("--split-max-size {text}: expected a number of megabytes or gigabytes, such as 500M or 2G");
-        Error::new(Kind::Argument, message)
     })
 }
 

@@ -36,6 +36,7 @@ mod merge;
 mod neurons;
 mod output;
 mod pairs;
+mod plan;
 mod rate;
 mod resume;
 mod runs;

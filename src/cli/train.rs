@@ -7,20 +7,19 @@ use super::resume::Start;
 use super::samples::{first_prompts, samples};
 use super::steps::{End, Steps};
 use super::watch::Keep;
-use super::{dataset, devices, initial, mask, open_model, Printer};
+use super::{dataset, devices, initial, mask, open_model, plan, Printer};
 use crate::adapter::{export, Lineage};
 use crate::check::checked_trace;
 use crate::data::{read_all_with, Dataset, Rows, Text};
-use crate::engine::{Delta, Engine, Profile};
+use crate::engine::{Delta, Engine, Layout, Profile};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
 use crate::mask::Hold;
-use crate::os::available_bytes;
 use crate::report::{write_page, PAGE};
 use crate::runtime::Model;
 use crate::train::{
     EvalReport, Grid, HeldOut, MetricsFile, Origin, Outcome, Policy, Recompute, RunDir, Selection, TrainConfig,
-    TrainOverrides,
+    TrainOverrides, Trainer,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -97,15 +96,16 @@ pub(super) fn one(
     ));
     let delta = Delta { lora, scale: 1.0, trainable: true };
     let mut engine = Engine::with_dropout(&model, &trace, vec![delta], config.threads, form, config.lora_dropout)?;
-    let kept = engine.inner_bytes(config.micro_batch_tokens) as u64;
-    // What devices compute crosses to the host and back where it is kept: they compute it again.
-    let available = if model.devices().is_empty() { available_bytes() } else { 0 };
-    config.recompute = config.recompute.resolve(kept, available);
+    let longest = data.samples.iter().map(|s| Layout::padded(s.sequences())).max().unwrap_or(0);
+    let (n_tokens, on_devices) = (config.micro_batch_tokens.max(longest), !model.devices().is_empty());
+    config.recompute = plan::recompute(config.recompute, args.memory.as_deref(), &engine, n_tokens, on_devices)?;
     engine.set_recompute(config.recompute == Recompute::Always);
     let profile = Arc::new(Profile::default());
     engine.set_profile(profile.clone());
     if args.dry_run {
         printer.data(&config.to_toml()?);
+        let forecast = Trainer::forecast(&config, &data, held_out.as_ref(), &mut engine)?;
+        printer.data(&plan::foretell(&forecast));
         return Ok(0);
     }
     let mut origin = Origin::here(&config, base_hash(&file), &data, held_out.as_ref());

@@ -253,6 +253,14 @@ impl Engine {
         self.profile = Some(profile);
     }
 
+    /// Bytes that a batch of `n_tokens` on the packed axis takes where the insides of blocks are computed again: what is kept from
+    /// block to block, and twice one block's inside for its graph.
+    pub fn batch_bytes(&self, n_tokens: usize) -> usize {
+        let n_blocks = self.plan.blocks.len().max(1);
+        let graph = 2 * self.inner_bytes(n_tokens) / n_blocks;
+        self.plain_bytes(&Layout::bare(&vec![0; n_tokens]), n_tokens, true) + graph
+    }
+
     /// Bytes that keeping the insides of blocks takes for a batch of `n_tokens` on the packed axis.
     pub fn inner_bytes(&self, n_tokens: usize) -> usize {
         self.plan.blocks.iter().flat_map(|b| &b.inner).map(|&id| self.region_bytes(id, n_tokens)).sum()
@@ -406,12 +414,18 @@ impl Engine {
 
     /// Room for a batch with `n_rows` completion tokens.
     fn reserve(&mut self, layout: &Layout, n_rows: usize, backward: bool) -> Result<()> {
-        let n = layout.n_tokens();
         self.batch = None;
         self.memory.reset(self.fixed);
-        let program = &self.adapted.program;
-        let value = |id: &ValueId| self.region_bytes(*id, n);
-        let blocks = &self.plan.blocks;
+        let inner = if backward && !self.recompute { self.inner_bytes(layout.n_tokens()) } else { 0 };
+        let needed = self.fixed + self.plain_bytes(layout, n_rows, backward) + inner;
+        self.peak = self.peak.max(needed);
+        self.memory.ensure(needed)
+    }
+
+    /// What a batch needs if the insides of blocks are not kept.
+    fn plain_bytes(&self, layout: &Layout, n_rows: usize, backward: bool) -> usize {
+        let (program, blocks) = (&self.adapted.program, &self.plan.blocks);
+        let value = |id: &ValueId| self.region_bytes(*id, layout.n_tokens());
         let writes: usize = blocks.iter().flat_map(|b| &b.writes).map(value).sum();
         // Head: gathered reads, their gradients, one chunk of logits; inputs again at chunk width.
         let n_chunk = head::chunk(self.model.n_vocab());
@@ -424,10 +438,7 @@ impl Engine {
             true => writes + blocks.iter().flat_map(|b| &b.reads).map(value).sum::<usize>() + self.fixed,
             false => 0,
         };
-        let inner = if backward && !self.recompute { self.inner_bytes(n) } else { 0 };
-        let needed = writes + head + inputs + cotangents + inner + 65536;
-        self.peak = self.peak.max(self.fixed + needed);
-        self.memory.ensure(self.fixed + needed)
+        writes + head + inputs + cotangents + 65536
     }
 
     /// Everything about tokens that would make ggml abort.

@@ -4,8 +4,6 @@
 //! call computes its own share of the output and nothing else. A weight is decoded once per product, not once per token.
 
 pub mod attention;
-#[cfg(test)]
-mod bench;
 mod bf16;
 mod decode;
 mod encode;

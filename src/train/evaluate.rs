@@ -74,6 +74,12 @@ impl References {
         Some(found)
     }
 
+    /// Adds what was measured on other rows.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+        self.mismatched.extend(other.mismatched);
+    }
+
     /// True if nothing was measured.
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()

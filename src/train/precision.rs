@@ -2,7 +2,7 @@
 
 use super::resolve::bad;
 use crate::engine::Form;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::kernel::has_fast_bf16;
 use crate::runtime::Model;
 use serde::{Deserialize, Serialize};
@@ -79,12 +79,54 @@ impl Recompute {
         found.map(|(_, p)| p).ok_or_else(|| bad("recompute", &format!("{name} is none of auto, always, never")))
     }
 
+    /// What it comes to where a run takes `least` bytes, and `kept` more to keep the insides of blocks, of `memory` ones: never
+    /// `Auto`.
+    ///
+    /// # Errors
+    /// [`Kind::Argument`] where the run does not fit.
+    pub fn within(self, memory: u64, least: u64, kept: u64) -> Result<Self> {
+        let fits = |needed: u64| needed <= memory;
+        let (plan, needed) = match self {
+            Recompute::Auto if fits(least + kept) => (Recompute::Never, least + kept),
+            Recompute::Auto | Recompute::Always => (Recompute::Always, least),
+            Recompute::Never => (Recompute::Never, least + kept),
+        };
+        if fits(needed) {
+            return Ok(plan);
+        }
+        let (needed, allowed) = (needed.div_ceil(1 << 20), memory >> 20);
+        let what = if plan == Recompute::Never { " with recompute = never" } else { "" };
+        Err(Error::new(
+            Kind::Argument,
+            format!("memory: the run takes about {needed} MiB beside the mapped model{what}, {allowed} are allowed; a smaller max_length or micro_batch_tokens takes less"),
+        ))
+    }
+
     /// What it comes to where keeping takes `kept` bytes of `available` ones: never `Auto`.
     pub fn resolve(self, kept: u64, available: u64) -> Self {
         match self {
             Recompute::Auto if kept <= available / 4 => Recompute::Never,
             Recompute::Auto => Recompute::Always,
             given => given,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Recompute::{Always, Auto, Never};
+
+    #[test]
+    fn memory_decides_what_is_kept() {
+        for (wanted, memory, found) in [
+            (Auto, 30, Some(Never)),
+            (Auto, 29, Some(Always)),
+            (Auto, 9, None),
+            (Always, 30, Some(Always)),
+            (Never, 29, None),
+        ] {
+            let plan = wanted.within(memory << 20, 10 << 20, 20 << 20);
+            assert_eq!(plan.ok(), found, "{wanted:?} in {memory} MiB");
         }
     }
 }

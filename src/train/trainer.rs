@@ -60,13 +60,13 @@ pub trait Observer {
 
 /// A run in progress. `D` is how it holds its rows: `&Dataset`, or `Arc<Dataset>` for a run that outlives its caller's frame.
 pub struct Trainer<D> {
-    config: TrainConfig,
-    data: D,
+    pub(super) config: TrainConfig,
+    pub(super) data: D,
     /// What counts as a row: each alone, or packs of short ones.
     packs: Vec<Vec<usize>>,
     /// What of every trainable tensor may move, where a mask holds the rest.
     free: Vec<Bits>,
-    references: References,
+    pub(super) references: References,
     optimizer: Optimizer,
     schedule: Schedule,
     n_steps: usize,
@@ -128,7 +128,7 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         Ok(trainer)
     }
 
-    fn prepare(config: &TrainConfig, data: D, policy: &dyn Policy) -> Result<Self> {
+    pub(super) fn prepare(config: &TrainConfig, data: D, policy: &dyn Policy) -> Result<Self> {
         if data.samples.is_empty() {
             return Err(Error::new(Kind::Data, "no rows to train on"));
         }
@@ -184,7 +184,7 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
 
     fn reference(&self, policy: &mut dyn Policy, observer: &mut dyn Observer) -> Result<References> {
         let samples = &self.data.samples;
-        let per_epoch = self.packs.len().div_ceil(self.config.rows_per_step());
+        let per_epoch = self.steps_per_epoch();
         let seen: BTreeSet<usize> = (0..self.n_steps.min(per_epoch)).flat_map(|step| self.rows(step)).collect();
         let rows: Vec<usize> = seen.into_iter().collect();
         let mismatched_length = (self.config.method == Method::Kto).then_some(self.config.max_length);
@@ -210,10 +210,14 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         Ok(())
     }
 
+    /// Steps that see every row once.
+    pub(super) fn steps_per_epoch(&self) -> usize {
+        self.packs.len().div_ceil(self.config.rows_per_step())
+    }
+
     /// Rows of a step: each epoch has an order of its own; its last step may be smaller.
-    fn rows(&self, step: usize) -> Vec<usize> {
-        let (n, per_step) = (self.packs.len(), self.config.rows_per_step());
-        let per_epoch = n.div_ceil(per_step);
+    pub(super) fn rows(&self, step: usize) -> Vec<usize> {
+        let (n, per_step, per_epoch) = (self.packs.len(), self.config.rows_per_step(), self.steps_per_epoch());
         let (epoch, within) = (step / per_epoch, step % per_epoch);
         let order = order(n as u32, self.config.seed, epoch as u64);
         let chosen = &order[within * per_step..((within + 1) * per_step).min(n)];
@@ -280,7 +284,7 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
     }
 
     /// Rows in runs that fit one forward, none larger than a batch; packed rows fill a forward whatever their number.
-    fn micro_batches<'r>(&self, rows: &'r [usize]) -> Vec<&'r [usize]> {
+    pub(super) fn micro_batches<'r>(&self, rows: &'r [usize]) -> Vec<&'r [usize]> {
         let mut batches = Vec::new();
         let size = if self.config.packing { rows.len().max(1) } else { self.config.batch_size };
         for batch in rows.chunks(size) {
@@ -340,11 +344,10 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         if self.config.method == Method::Kto {
             metrics.insert("kl", tally.kl);
         }
-        let per_epoch = self.packs.len().div_ceil(self.config.rows_per_step());
         StepReport {
             step: step + 1,
             n_steps: self.n_steps,
-            epoch: (step + 1) as f64 / per_epoch as f64,
+            epoch: (step + 1) as f64 / self.steps_per_epoch() as f64,
             loss: tally.loss,
             grad_norm,
             block_grad_norms: Vec::new(),

@@ -2,6 +2,7 @@
 
 use crate::bench::{named, norm, rows, Bench, Reports};
 use llama_align::data::{Dataset, Sample, Sequence};
+use llama_align::engine::Layout;
 use llama_align::error::{Kind, Result};
 use llama_align::optim::OptimizerKind;
 use llama_align::train::{Method, Observer, Policy, StepReport, TrainConfig, Trainer};
@@ -43,6 +44,34 @@ fn packed_rows_make_the_step_that_they_make_alone() {
     let run = bench.train(&epoch, &data, bench.warm(5));
     let tokens: usize = data.samples.iter().flat_map(|s| s.sequences().map(|q| q.tokens.len())).sum();
     assert_eq!((run.reports.len(), run.reports[packs.len() - 1].num_tokens), (packs.len(), tokens));
+}
+
+/// Two steps stand for the run: what is counted is what the run will take on the axis, and nothing but those two was run.
+#[test]
+fn a_forecast_counts_what_the_run_will_take() {
+    let bench = Bench::open(Type::Q8_0);
+    for method in METHODS {
+        let (data, held_out) = (rows(method), rows(method));
+        let once: usize = data.samples.iter().map(|s| Layout::padded(s.sequences())).sum();
+        let config = TrainConfig { epochs: 2.0, max_steps: 0, eval_steps: 3, eval_split: 0.5, ..config(method, 1, 1) }
+            .resolve()
+            .unwrap();
+        let mut engine = bench.engine(bench.warm(5));
+        let found = Trainer::forecast(&config, &data, Some(&held_out), &mut engine).unwrap();
+        let n_steps = 2 * data.samples.len();
+        let passes = if method == Method::Kto { 2 } else { 1 };
+        let reference = if method == Method::Sft { 0 } else { once * passes };
+        let measured = once * passes * (1 + n_steps.div_ceil(3));
+        assert_eq!((found.n_steps, found.step_tokens, found.forward_tokens), (n_steps, 2 * once, reference + measured));
+        let parts =
+            2.0 * once as f64 / found.step_tokens_per_s + (reference + measured) as f64 / found.forward_tokens_per_s;
+        assert!((found.seconds / parts - 1.0).abs() < 1e-9 && found.seconds > 0.0, "{found:?}");
+        assert!(found.peak_rss_bytes as usize > engine.peak_bytes(), "{found:?}");
+
+        let bare = Trainer::forecast(&TrainConfig { eval_steps: 0, ..config }, &data, None, &mut engine).unwrap();
+        assert_eq!((bare.forward_tokens, bare.step_tokens), (reference, 2 * once));
+        assert_eq!(bare.forward_tokens_per_s == 0.0, method == Method::Sft);
+    }
 }
 
 #[test]

@@ -19,26 +19,34 @@ fn weight(info: &WeightInfo, data: &WeightData) -> Result<Weight> {
 
 /// x \[K, M\] → W·x \[N, M\].
 pub fn linear(info: &WeightInfo, data: &WeightData) -> Result<Kernel> {
-    let weight = weight(info, data)?;
-    Ok(Box::new(move |call: &Call| {
+    weight(info, data).map(frozen_product)
+}
+
+/// dy \[N, M\] → Wᵀ·dy \[K, M\].
+pub fn linear_back(info: &WeightInfo, data: &WeightData) -> Result<Kernel> {
+    weight(info, data).map(frozen_product_back)
+}
+
+/// [`linear`] with a weight that lies anywhere.
+pub fn frozen_product(weight: Weight) -> Kernel {
+    Box::new(move |call: &Call| {
         let (x, y) = operands(call)?;
         with_scratch(kernel::scratch_floats(&weight), |scratch| {
             // SAFETY: operands of a running graph; the kernel checks shapes and writes its share of the result only.
             unsafe { kernel::forward(&weight, x.0, y.0, x.1, scratch, share(call)) }
         })
-    }))
+    })
 }
 
-/// dy \[N, M\] → Wᵀ·dy \[K, M\].
-pub fn linear_back(info: &WeightInfo, data: &WeightData) -> Result<Kernel> {
-    let weight = weight(info, data)?;
-    Ok(Box::new(move |call: &Call| {
+/// [`linear_back`] with a weight that lies anywhere.
+pub fn frozen_product_back(weight: Weight) -> Kernel {
+    Box::new(move |call: &Call| {
         let (dy, dx) = operands(call)?;
         with_scratch(kernel::scratch_floats(&weight), |scratch| {
             // SAFETY: as above.
             unsafe { kernel::transposed(&weight, dy.0, dx.0, dy.1, scratch, share(call)) }
         })
-    }))
+    })
 }
 
 /// A \[K, N\] in F32, x \[K, M\] → A·x \[N, M\]: the same product with a matrix of the graph, such as a LoRA factor.

@@ -8,7 +8,8 @@ mod tabled;
 
 pub use attention::{attention, attention_back, AttentionSpec};
 pub use gradient::gradient;
-pub use linear::{frozen, linear, linear_back, product, product_back, rounded, sum_of_products, TermMatrix, TermSpec};
+pub use linear::{frozen, frozen_product, frozen_product_back, linear, linear_back};
+pub use linear::{product, product_back, rounded, sum_of_products, TermMatrix, TermSpec};
 pub use rows::per_row;
 pub use tabled::tabled;
 

@@ -99,7 +99,21 @@ fn a_configuration_is_checked_and_flags_win_over_it() {
     for line in ["lora_rank = 5", "beta = 0.3", "max_steps = 0", "epochs = 2.0"] {
         assert!(ran.out.lines().any(|l| l == line), "{line}: {}", ran.out);
     }
+    assert!(ran.out.lines().any(|l| l.starts_with("# ") && l.contains("steps: 0:00:")), "{}", ran.out);
+    assert!(ran.out.parse::<toml::Table>().is_ok(), "{}", ran.out);
     assert!(!dir.join("run").exists(), "a dry run makes nothing");
+
+    let memory = |given: &str| run(dir, &[&with[..], &["--memory", given]].concat());
+    assert!(memory("4G").out.contains("recompute = \"never\""), "{}", memory("4G").out);
+    let refusal = memory("1M");
+    assert!(
+        refusal.status == 2 && refusal.err.contains("MiB beside the mapped model, 0 are allowed"),
+        "{}",
+        refusal.err
+    );
+    let never = run(dir, &[&with[..], &["--memory=1M", "--recompute=never"]].concat());
+    assert!(never.status == 2 && never.err.contains("with recompute = never"), "{}", never.err);
+    refused(dir, &[&with[..], &["--memory=much"]].concat(), 2, &["--memory much", "2G"]);
 }
 
 #[test]
@@ -170,6 +184,7 @@ fn every_flag_of_train_prints_its_default() {
         "--load-best-model-at-end",
         "--use-rslora",
         "--lora",
+        "--mask",
         "--resume",
         "--resume-inexact",
         "--assistant-only-loss",
