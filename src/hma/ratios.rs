@@ -85,7 +85,8 @@ impl Ratios {
     /// The ratios at s, one for each group.
     pub fn at(&self, s: &[f64]) -> Vec<f64> {
         let (h, sum) = self.heights(s);
-        h.iter().map(|h| self.mean * self.n_groups as f64 * h / sum).collect()
+        // In this order equal heights give the mean itself.
+        h.iter().map(|h| self.mean * (self.n_groups as f64 * h / sum)).collect()
     }
 
     /// From a gradient by the ratios to that by s: Jᵀ·g with ∂a_i/∂s_j = a·K·σ'(s_j)·([i = j]/Σh − h_i/(Σh)²).
