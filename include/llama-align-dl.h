@@ -47,6 +47,7 @@ typedef struct llama_align_api {
     llama_align_status (*model_check)(const struct llama_align_model *model, const struct llama_align_check_params *params, struct llama_align_check_report *out, struct llama_align_error *err);
     llama_align_status (*dataset_params_init)(struct llama_align_dataset_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*dataset_open)(const struct llama_align_model *model, const char *path, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
+    llama_align_status (*dataset_open_columns)(const struct llama_align_model *model, const char *path, const char *columns, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
     llama_align_status (*dataset_from_json)(const struct llama_align_model *model, const char *const *rows, size_t n_rows, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
     llama_align_status (*dataset_from_completions)(const struct llama_align_model *model, const char *const *prompts, const char *const *completions, size_t n_rows, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
     llama_align_status (*dataset_from_labelled)(const struct llama_align_model *model, const char *const *prompts, const char *const *completions, const uint8_t *labels, size_t n_rows, const struct llama_align_dataset_params *params, struct llama_align_dataset **out, struct llama_align_error *err);
@@ -60,6 +61,8 @@ typedef struct llama_align_api {
     llama_align_status (*adapter_load)(const struct llama_align_model *model, const char *path, struct llama_align_adapter **out, struct llama_align_error *err);
     llama_align_status (*adapter_from_memory)(const struct llama_align_model *model, const uint8_t *buf, size_t buf_bytes, struct llama_align_adapter **out, struct llama_align_error *err);
     llama_align_status (*adapter_save)(const struct llama_align_adapter *adapter, const char *path, struct llama_align_error *err);
+    llama_align_status (*adapter_from_peft)(const struct llama_align_model *model, const char *directory, struct llama_align_adapter **out, struct llama_align_error *err);
+    llama_align_status (*adapter_to_peft)(const struct llama_align_adapter *adapter, const char *directory, const char *base_model, struct llama_align_error *err);
     llama_align_status (*adapter_to_memory)(const struct llama_align_adapter *adapter, uint8_t *buf, size_t buf_bytes, size_t *n_bytes, struct llama_align_error *err);
     void (*adapter_free)(struct llama_align_adapter *adapter);
     llama_align_status (*limit_params_init)(struct llama_align_limit_params *params, uint32_t struct_size, struct llama_align_error *err);
@@ -79,6 +82,9 @@ typedef struct llama_align_api {
     void (*trainer_free)(struct llama_align_trainer *trainer);
     llama_align_status (*evaluate_params_init)(struct llama_align_evaluate_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*evaluate)(const struct llama_align_dataset *dataset, const struct llama_align_adapter *adapter, const struct llama_align_evaluate_params *params, struct llama_align_evaluation *out, struct llama_align_error *err);
+    llama_align_status (*task_params_init)(struct llama_align_task_params *params, uint32_t struct_size, struct llama_align_error *err);
+    llama_align_status (*task_run)(const struct llama_align_model *model, const struct llama_align_adapter *adapter, uint32_t task, const char *path, const struct llama_align_task_params *params, struct llama_align_task_report *out, struct llama_align_error *err);
+    llama_align_status (*report_write)(const char *directory, struct llama_align_error *err);
     llama_align_status (*merge_params_init)(struct llama_align_merge_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*merge_files)(const char *recipe, uint64_t seed, const char *out_type, const struct llama_align_merge_params *params, const char *output_path, const char *report_path, struct llama_align_merge_report *report, struct llama_align_error *err);
     llama_align_status (*fold_files)(const char *model_path, const char *const *adapter_paths, const float *scales, size_t n_adapters, const char *out_type, const struct llama_align_merge_params *params, const char *output_path, const char *report_path, struct llama_align_merge_report *report, struct llama_align_error *err);
@@ -122,6 +128,7 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(model_check)
     LLAMA_ALIGN_API_FIND(dataset_params_init)
     LLAMA_ALIGN_API_FIND(dataset_open)
+    LLAMA_ALIGN_API_FIND(dataset_open_columns)
     LLAMA_ALIGN_API_FIND(dataset_from_json)
     LLAMA_ALIGN_API_FIND(dataset_from_completions)
     LLAMA_ALIGN_API_FIND(dataset_from_labelled)
@@ -135,6 +142,8 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(adapter_load)
     LLAMA_ALIGN_API_FIND(adapter_from_memory)
     LLAMA_ALIGN_API_FIND(adapter_save)
+    LLAMA_ALIGN_API_FIND(adapter_from_peft)
+    LLAMA_ALIGN_API_FIND(adapter_to_peft)
     LLAMA_ALIGN_API_FIND(adapter_to_memory)
     LLAMA_ALIGN_API_FIND(adapter_free)
     LLAMA_ALIGN_API_FIND(limit_params_init)
@@ -154,6 +163,9 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(trainer_free)
     LLAMA_ALIGN_API_FIND(evaluate_params_init)
     LLAMA_ALIGN_API_FIND(evaluate)
+    LLAMA_ALIGN_API_FIND(task_params_init)
+    LLAMA_ALIGN_API_FIND(task_run)
+    LLAMA_ALIGN_API_FIND(report_write)
     LLAMA_ALIGN_API_FIND(merge_params_init)
     LLAMA_ALIGN_API_FIND(merge_files)
     LLAMA_ALIGN_API_FIND(fold_files)

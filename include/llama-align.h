@@ -164,6 +164,9 @@
 // Everything but the first token has. For completions only.
 #define LLAMA_ALIGN_LOSS_MASK_ALL 2
 
+// Scale the update by alpha / sqrt(r) instead (rsLoRA), so that a large rank keeps its effect.
+#define LLAMA_ALIGN_ADAPTER_RSLORA 1
+
 // Nothing was done yet.
 #define LLAMA_ALIGN_PHASE_NEW 0
 
@@ -196,6 +199,10 @@
 
 // SGD with momentum.
 #define LLAMA_ALIGN_OPTIM_SGD 1
+
+// Short rows are put together to packs of the dataset's max_length tokens, which then count as rows (SFT). Attention stays
+// within each row.
+#define LLAMA_ALIGN_TRAINER_PACKING 1
 
 // DPO's own loss on pairs.
 #define LLAMA_ALIGN_LOSS_SIGMOID 0
@@ -241,6 +248,30 @@
 
 // Go on although threads, kind of CPU, precision or the library's version are not the run's: with other bits.
 #define LLAMA_ALIGN_RESUME_INEXACT 1
+
+// Preference pairs: is the chosen answer likelier? Metrics accuracy, accuracy_norm, margin, margin_norm.
+#define LLAMA_ALIGN_TASK_PAIRS 1
+
+// Negative log-likelihood per token of the answers. Metrics nll, perplexity.
+#define LLAMA_ALIGN_TASK_NLL 2
+
+// Drift from the base on the answers; needs an adapter. Metrics kl, top1_agreement.
+#define LLAMA_ALIGN_TASK_KL 3
+
+// Multiple choice (TruthfulQA). Metrics mc1, mc2 by summed log-probs, mc1_norm, mc2_norm per token.
+#define LLAMA_ALIGN_TASK_MC 4
+
+// Final numbers of generated answers (GSM8K). Metrics exact_match, strict_match.
+#define LLAMA_ALIGN_TASK_EXACT_MATCH 5
+
+// Short generated answers (SQuAD). Metrics em, f1.
+#define LLAMA_ALIGN_TASK_EM_F1 6
+
+// Metrics of a task at most.
+#define LLAMA_ALIGN_TASK_METRICS_MAX 8
+
+// Flag: ask without the model's chat template.
+#define LLAMA_ALIGN_TASK_NO_TEMPLATE 1
 
 // An existing output is replaced.
 #define LLAMA_ALIGN_MERGE_OVERWRITE 1
@@ -468,7 +499,7 @@ typedef struct llama_align_adapter_params {
     uint32_t rank;
     // The update is scaled by alpha / r; 1e-6 to 1e6. Default 32.
     float alpha;
-    // No bit has a meaning yet: 0.
+    // LLAMA_ALIGN_ADAPTER_* bits. Default 0.
     uint32_t flags;
     // Each weight draws its factors from this and its name. Default 0.
     uint64_t seed;
@@ -523,6 +554,10 @@ typedef struct llama_align_trainer_params {
     uint32_t loss;
     // LLAMA_ALIGN_OPTIM_*. Default ADAMW.
     uint32_t optim;
+    // LLAMA_ALIGN_TRAINER_* bits. Default 0.
+    uint32_t flags;
+    // 0.
+    uint32_t reserved;
     // Optimizer steps; 0 means by epochs. Default 0.
     uint64_t max_steps;
     // Seed of the order. Default 0.
@@ -539,6 +574,8 @@ typedef struct llama_align_trainer_params {
     double min_lr;
     // Rate of the factors B over that of A (LoRA+). Default 1.
     double loraplus_lr_ratio;
+    // Share of what the factors A read that each step drops, drawn by seed and step, [0, 0.99]. Default 0.
+    double lora_dropout;
     // Strength of the pull to the reference; 0, the default, is the loss's own: 0.1, for SimPO 2.
     double beta;
     // Share of labels that CDPO and ROBUST take to be wrong. Default 0.1.
@@ -657,6 +694,43 @@ typedef struct llama_align_evaluation {
     // Mean reward of rejected (bad) answers.
     double reward_rejected;
 } llama_align_evaluation;
+
+// How a task runs. Fill it in with llama_align_task_params_init().
+typedef struct llama_align_task_params {
+    // sizeof(llama_align_task_params).
+    uint32_t struct_size;
+    // Threads; 0 is the number of cores. Default 0.
+    uint32_t n_threads;
+    // LLAMA_ALIGN_PRECISION_*. Default AUTO.
+    uint32_t precision;
+    // LLAMA_ALIGN_TASK_NO_TEMPLATE or 0. Default 0.
+    uint32_t flags;
+    // Longer items are left out and counted, in tokens, up to the model's context. 0, the default: 1024, or the model's context
+    // where that is less.
+    uint32_t max_length;
+    // Tokens of a generated answer at most; 0 is the task's own. Default 0.
+    uint32_t n_predict;
+    // Items at most, drawn by the seed; 0 takes all. Default 0.
+    uint64_t limit;
+    // Seed of that draw. Default 0.
+    uint64_t seed;
+} llama_align_task_params;
+
+// What a task gave.
+typedef struct llama_align_task_report {
+    // sizeof(llama_align_task_report), set by the caller.
+    uint32_t struct_size;
+    // Metrics that follow.
+    uint32_t n_metrics;
+    // Items measured.
+    uint64_t n_items;
+    // Items left out as too long.
+    uint64_t n_too_long;
+    // Means over the items, in the order of their names.
+    double values[LLAMA_ALIGN_TASK_METRICS_MAX];
+    // Their names, NUL-terminated.
+    char names[LLAMA_ALIGN_TASK_METRICS_MAX][24];
+} llama_align_task_report;
 
 // How a merged model is stored. Fill it in with llama_align_merge_params_init().
 typedef struct llama_align_merge_params {
@@ -942,6 +1016,17 @@ llama_align_status llama_align_dataset_open(const struct llama_align_model *mode
                                             struct llama_align_dataset **out,
                                             struct llama_align_error *err);
 
+// The same where the file calls its columns otherwise. `columns` (borrowed): such as "prompt=question,chosen=right_answer"; NULL for
+// none. `model`: shared. `path` (borrowed): not NULL. `params` (borrowed): NULL for the defaults. `out` (owned): not NULL; NULL is written
+// on failure. Errors: ARGUMENT, MISSING, IO, DATA (names the line), MISMATCH, FORMAT (the template), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_open_columns(const struct llama_align_model *model,
+                                                    const char *path,
+                                                    const char *columns,
+                                                    const struct llama_align_dataset_params *params,
+                                                    struct llama_align_dataset **out,
+                                                    struct llama_align_error *err);
+
 // Makes a dataset of rows as a file has them: each is one JSON object, of any form that llama_align_dataset_open() reads
 // (messages, pairs, labelled rows, ...). `model`: shared. `rows` (borrowed): `n_rows` strings, none NULL. `params` (borrowed):
 // NULL for the defaults. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, DATA (names the row, from 1),
@@ -1057,6 +1142,26 @@ LLAMA_ALIGN_API
 llama_align_status llama_align_adapter_save(const struct llama_align_adapter *adapter,
                                             const char *path,
                                             struct llama_align_error *err);
+
+// Reads an adapter of PEFT: a directory with adapter_config.json and adapter_model.safetensors, for a base of architecture llama,
+// qwen2, qwen3, gemma2 or gemma3. `model`: shared; attached with its file. `directory` (borrowed): not NULL. `out` (owned): not NULL;
+// NULL is written on failure. Errors: ARGUMENT, MISSING, IO, FORMAT, MISMATCH, UNSUPPORTED (names what GGUF has no place for),
+// POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_from_peft(const struct llama_align_model *model,
+                                                 const char *directory,
+                                                 struct llama_align_adapter **out,
+                                                 struct llama_align_error *err);
+
+// Writes both files of a PEFT adapter into a directory that is there, factors in F32; those of another one are replaced.
+// Callback-safe. `directory` (borrowed): not NULL. `base_model` (borrowed): what the configuration calls the base, such as its
+// name on the Hub; NULL for nothing. Errors: ARGUMENT, MISSING (the directory), IO, UNSUPPORTED (weights that PEFT's files have no
+// name for, or a model that was attached without its file), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_to_peft(const struct llama_align_adapter *adapter,
+                                               const char *directory,
+                                               const char *base_model,
+                                               struct llama_align_error *err);
 
 // Writes the bytes that llama_align_adapter_save() would, into `buf` (borrowed) of `buf_bytes` bytes. `n_bytes` (borrowed): not
 // NULL; gets the length. Ask for the length first, with `buf` NULL and `buf_bytes` 0; an adapter's first training changes it by a few
@@ -1228,6 +1333,34 @@ llama_align_status llama_align_evaluate(const struct llama_align_dataset *datase
                                         const struct llama_align_evaluate_params *params,
                                         struct llama_align_evaluation *out,
                                         struct llama_align_error *err);
+
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_task_params). Errors: ARGUMENT.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_task_params_init(struct llama_align_task_params *params,
+                                                uint32_t struct_size,
+                                                struct llama_align_error *err);
+
+// Runs one task. Tasks that score check the model first, unless a check of that precision has passed before. `model`
+// (borrowed): not NULL. `adapter` (borrowed): NULL for the model alone; made with the same model handle, and measured as it
+// is when the call begins; a task that generates writes it to a temporary file, which llama.cpp loads. `task`:
+// LLAMA_ALIGN_TASK_*. `path` (borrowed): the task's items, UTF-8. `params` (borrowed): NULL for the defaults. `out`
+// (borrowed): not NULL, struct_size set. Any thread, callback-safe. Errors: ARGUMENT, MISSING, IO, DATA, MISMATCH, CHECK,
+// UNSUPPORTED, MEMORY, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_task_run(const struct llama_align_model *model,
+                                        const struct llama_align_adapter *adapter,
+                                        uint32_t task,
+                                        const char *path,
+                                        const struct llama_align_task_params *params,
+                                        struct llama_align_task_report *out,
+                                        struct llama_align_error *err);
+
+// Writes report.html into a run directory, as `llama-align train` made it, from what else lies there. `directory` (borrowed):
+// not NULL. Any thread, callback-safe. Errors: ARGUMENT, MISSING, IO, FORMAT, UNSUPPORTED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_report_write(const char *directory,
+                                            struct llama_align_error *err);
 
 // Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_merge_params). Errors: ARGUMENT.
 // Since 0.1.

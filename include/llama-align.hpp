@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -86,6 +87,7 @@ inline llama_align_limit_params limit_params() { return detail::defaults(llama_a
 inline llama_align_merge_params merge_params() { return detail::defaults(llama_align_merge_params_init); }
 inline llama_align_hma_params hma_params() { return detail::defaults(llama_align_hma_params_init); }
 inline llama_align_evaluate_params evaluate_params() { return detail::defaults(llama_align_evaluate_params_init); }
+inline llama_align_task_params task_params() { return detail::defaults(llama_align_task_params_init); }
 
 // Whose llama.cpp is used. Without one, models are opened by the one that is built in.
 class runtime {
@@ -223,6 +225,16 @@ public:
         handle_.reset(out);
     }
 
+    /** A file that calls its columns otherwise: "prompt=question,chosen=right_answer". */
+    static dataset columns(const model & of, const std::string & path, const std::string & columns,
+                           const llama_align_dataset_params & params = dataset_params()) {
+        llama_align_dataset * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_dataset_open_columns(of.get(), path.c_str(), columns.c_str(), &params, &out, err);
+        });
+        return dataset(out);
+    }
+
     /** Rows as a file has them: one JSON object each. */
     static dataset json(const model & of, const std::vector<std::string> & rows,
                         const llama_align_dataset_params & params = dataset_params()) {
@@ -329,6 +341,15 @@ public:
         return adapter(out);
     }
 
+    // One of PEFT, from its directory.
+    static adapter from_peft(const model & of, const std::string & directory) {
+        llama_align_adapter * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_from_peft(of.get(), directory.c_str(), &out, err);
+        });
+        return adapter(out);
+    }
+
     // The sum of two, each times its scale, exactly.
     static adapter sum(const adapter & a, float scale_a, const adapter & b, float scale_b) {
         const llama_align_adapter * const parts[] = {a.get(), b.get()};
@@ -375,6 +396,13 @@ public:
 
     void save(const std::string & path) const {
         detail::check([&](llama_align_error * err) { return llama_align_adapter_save(get(), path.c_str(), err); });
+    }
+
+    // PEFT's two files, into a directory that is there.
+    void to_peft(const std::string & directory, const char * base_model = nullptr) const {
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_to_peft(get(), directory.c_str(), base_model, err);
+        });
     }
 
     std::vector<std::uint8_t> bytes() const {
@@ -558,6 +586,26 @@ inline llama_align_evaluation evaluate(const dataset & rows, const adapter * mov
         return llama_align_evaluate(rows.get(), moved ? moved->get() : nullptr, &params, &out, err);
     });
     return out;
+}
+
+// A task on its items; metrics by their names.
+inline std::map<std::string, double> task(const model & of, std::uint32_t number, const std::string & path,
+                                          const adapter * moved = nullptr,
+                                          const llama_align_task_params & params = task_params()) {
+    auto out = detail::sized<llama_align_task_report>();
+    detail::check([&](llama_align_error * err) {
+        return llama_align_task_run(of.get(), moved ? moved->get() : nullptr, number, path.c_str(), &params, &out, err);
+    });
+    std::map<std::string, double> metrics;
+    for (std::uint32_t i = 0; i < out.n_metrics; i++) {
+        metrics[out.names[i]] = out.values[i];
+    }
+    return metrics;
+}
+
+// report.html of a run's directory.
+inline void write_report(const std::string & directory) {
+    detail::check([&](llama_align_error * err) { return llama_align_report_write(directory.c_str(), err); });
 }
 
 } // namespace llama_align

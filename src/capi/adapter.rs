@@ -7,7 +7,7 @@ use super::params::{init, read, Params, Struct};
 use super::status::{argument, llama_align_error, llama_align_status};
 use super::text::{array, text};
 use super::LLAMA_ALIGN_OK;
-use crate::adapter::{export, import, resolve_targets, to_bytes, Lineage, Linear, Lora, METHOD};
+use crate::adapter::{export, import, peft, resolve_targets, to_bytes, Lineage, Linear, Lora, METHOD};
 use crate::error::Result;
 use crate::gguf::{self, Value};
 use crate::trace::trace;
@@ -24,6 +24,9 @@ pub struct llama_align_adapter {
     _never: (),
 }
 
+/// Scale the update by alpha / sqrt(r) instead (rsLoRA), so that a large rank keeps its effect.
+pub const LLAMA_ALIGN_ADAPTER_RSLORA: u32 = 1;
+
 /// A new adapter. Fill it in with llama_align_adapter_params_init().
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +37,7 @@ pub struct llama_align_adapter_params {
     pub rank: u32,
     /// The update is scaled by alpha / r; 1e-6 to 1e6. Default 32.
     pub alpha: f32,
-    /// No bit has a meaning yet: 0.
+    /// LLAMA_ALIGN_ADAPTER_* bits. Default 0.
     pub flags: u32,
     /// Each weight draws its factors from this and its name. Default 0.
     pub seed: u64,
@@ -80,13 +83,15 @@ impl AdapterObject {
 
     fn fresh(model: Arc<ModelObject>, targets: &str, params: llama_align_adapter_params) -> Result<Self> {
         let llama_align_adapter_params { struct_size: _, rank, alpha, flags, seed } = params;
-        if flags != 0 {
-            return Err(argument(format!("flags: {flags:#x}, but no bit has a meaning yet")));
+        if flags & !LLAMA_ALIGN_ADAPTER_RSLORA != 0 {
+            return Err(argument(format!("flags: {flags:#x} has a bit without a meaning")));
         }
+        let use_rslora = flags & LLAMA_ALIGN_ADAPTER_RSLORA != 0;
         // The bounds of a run's configuration.
-        let config = TrainConfig { lora_rank: rank as usize, lora_alpha: alpha, ..TrainConfig::default() }.resolve()?;
+        let config = TrainConfig { lora_rank: rank as usize, lora_alpha: alpha, use_rslora, ..TrainConfig::default() };
+        let config = config.resolve()?;
         let targets = resolve_targets(targets, &Linear::all(&trace(&model.model)?))?;
-        let lora = Lora::init(&targets, config.lora_rank, config.lora_alpha, seed);
+        let lora = config.shape().init(&targets, seed)?;
         Ok(Self::new(model, lora, "untrained"))
     }
 
@@ -102,7 +107,7 @@ impl AdapterObject {
     }
 
     /// A copy of the factors, and where they come from.
-    fn snapshot(&self) -> (Lora, Lineage) {
+    pub(super) fn snapshot(&self) -> (Lora, Lineage) {
         let Factors { lora, method } = self.factors().clone();
         let base_name = self.model.name();
         let (architecture, base_hash) = (self.model.model.architecture(), self.model.hash().map(str::to_owned));
@@ -198,6 +203,53 @@ pub unsafe extern "C" fn llama_align_adapter_save(
         let path = unsafe { text(path, "path") }?;
         let (lora, lineage) = adapter.snapshot();
         export(&lora, &lineage, Path::new(path))?;
+        Ok(LLAMA_ALIGN_OK)
+    };
+    // SAFETY: as above.
+    unsafe { guard(err, call) }
+}
+
+/// Reads an adapter of PEFT: a directory with adapter_config.json and adapter_model.safetensors, for a base of architecture llama,
+/// qwen2, qwen3, gemma2 or gemma3. `model`: shared; attached with its file. `directory` (borrowed): not NULL. `out` (owned): not NULL;
+/// NULL is written on failure. Errors: ARGUMENT, MISSING, IO, FORMAT, MISMATCH, UNSUPPORTED (names what GGUF has no place for),
+/// POISONED. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_adapter_from_peft(
+    model: *const llama_align_model,
+    directory: *const c_char,
+    out: *mut *mut llama_align_adapter,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        let model = get::<ModelObject>(model)?;
+        // SAFETY: pointers are what the header asks for.
+        let directory = Path::new(unsafe { text(directory, "directory") }?);
+        let lora = peft::read(directory, model.file()?)?;
+        Ok(AdapterObject::new(model.share(), lora, "peft"))
+    };
+    // SAFETY: as above.
+    unsafe { create(out, err, call) }
+}
+
+/// Writes both files of a PEFT adapter into a directory that is there, factors in F32; those of another one are replaced.
+/// Callback-safe. `directory` (borrowed): not NULL. `base_model` (borrowed): what the configuration calls the base, such as its
+/// name on the Hub; NULL for nothing. Errors: ARGUMENT, MISSING (the directory), IO, UNSUPPORTED (weights that PEFT's files have no
+/// name for, or a model that was attached without its file), POISONED. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_adapter_to_peft(
+    adapter: *const llama_align_adapter,
+    directory: *const c_char,
+    base_model: *const c_char,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        let adapter = get::<AdapterObject>(adapter)?;
+        // SAFETY: pointers are what the header asks for.
+        let directory = Path::new(unsafe { text(directory, "directory") }?);
+        // SAFETY: as above.
+        let base_model = (!base_model.is_null()).then(|| unsafe { text(base_model, "base_model") }).transpose()?;
+        let (lora, _) = adapter.snapshot();
+        peft::write(&lora, adapter.model.file()?, base_model, directory)?;
         Ok(LLAMA_ALIGN_OK)
     };
     // SAFETY: as above.

@@ -8,8 +8,8 @@ use super::status::{argument, llama_align_error, llama_align_status};
 use super::text::{array, text, texts};
 use super::LLAMA_ALIGN_OK;
 use crate::data::{
-    read_all, rows_from_json, Columns, Dataset, EncodeOptions, Example, Form, LossMask, Report, Row, Rows, Text,
-    TooLong,
+    read_all, read_all_with, rows_from_json, Columns, Dataset, EncodeOptions, Example, Form, LossMask, Report, Row,
+    Rows, Text, TooLong,
 };
 use crate::error::{Error, Kind, Result};
 use crate::train::Method;
@@ -132,6 +132,17 @@ impl Object for DatasetObject {
     const NAME: &'static str = "dataset";
 }
 
+/// The longest row in tokens: 0 is 1024, or the model's context where that is less.
+pub(super) fn longest(max_length: u32, n_context: usize) -> Result<usize> {
+    match max_length as usize {
+        0 => Ok(EncodeOptions::default().max_length.min(n_context)),
+        n if n > n_context => {
+            Err(argument(format!("max_length: {n} is more than the model's context of {n_context} tokens")))
+        }
+        n => Ok(n),
+    }
+}
+
 /// Parameters after their check.
 struct Options {
     method: Option<Method>,
@@ -154,15 +165,7 @@ impl Options {
         let llama_align_dataset_params { struct_size: _, method: number, max_length, flags, too_long, loss_mask } =
             params;
         let method = method(number)?;
-        let max_length = match max_length as usize {
-            0 => EncodeOptions::default().max_length.min(n_context),
-            n if n > n_context => {
-                return Err(argument(format!(
-                    "max_length: {n} is more than the model's context of {n_context} tokens"
-                )));
-            }
-            n => n,
-        };
+        let max_length = longest(max_length, n_context)?;
         let (plain, parse_special) = (LLAMA_ALIGN_DATASET_PLAIN, LLAMA_ALIGN_DATASET_PARSE_SPECIAL);
         if flags & !(plain | parse_special) != 0 {
             return Err(argument(format!("flags: {flags:#x} has bits that are none of LLAMA_ALIGN_DATASET_*")));
@@ -257,6 +260,33 @@ pub unsafe extern "C" fn llama_align_dataset_open(
         let path = unsafe { text(path, "path") }?;
         // SAFETY: as above.
         unsafe { encode(model, params, || read_all(Path::new(path))) }
+    };
+    // SAFETY: as above.
+    unsafe { create(out, err, call) }
+}
+
+/// The same where the file calls its columns otherwise. `columns` (borrowed): such as "prompt=question,chosen=right_answer"; NULL for
+/// none. `model`: shared. `path` (borrowed): not NULL. `params` (borrowed): NULL for the defaults. `out` (owned): not NULL; NULL is written
+/// on failure. Errors: ARGUMENT, MISSING, IO, DATA (names the line), MISMATCH, FORMAT (the template), POISONED. Since 0.1.
+#[no_mangle]
+pub unsafe extern "C" fn llama_align_dataset_open_columns(
+    model: *const llama_align_model,
+    path: *const c_char,
+    columns: *const c_char,
+    params: *const llama_align_dataset_params,
+    out: *mut *mut llama_align_dataset,
+    err: *mut llama_align_error,
+) -> llama_align_status {
+    let call = || {
+        // SAFETY: pointers are what the header asks for.
+        let path = unsafe { text(path, "path") }?;
+        let columns = match columns.is_null() {
+            true => Columns::default(),
+            // SAFETY: as above.
+            false => Columns::parse(unsafe { text(columns, "columns") }?)?,
+        };
+        // SAFETY: as above.
+        unsafe { encode(model, params, || read_all_with(Path::new(path), &columns)) }
     };
     // SAFETY: as above.
     unsafe { create(out, err, call) }

@@ -27,6 +27,7 @@ mod progress;
 mod run;
 mod runtime;
 mod status;
+mod task;
 mod text;
 mod trainer;
 
@@ -41,6 +42,7 @@ pub use model::*;
 pub use progress::*;
 pub use runtime::*;
 pub use status::*;
+pub use task::*;
 pub use trainer::*;
 
 // Panics become statuses by unwinding, and so do ggml's failed assertions.

@@ -102,7 +102,7 @@ impl TrainerObject {
         let delta = Delta { lora, scale: 1.0, trainable: true };
         let (model, dropout) = (&adapter.model.model, config.lora_dropout);
         let engine = Engine::with_dropout(model, &trace, vec![delta], config.threads, form, dropout)?;
-        let n_steps = config.n_steps(rows.data.samples.len());
+        let n_steps = config.n_steps(config.packs(&rows.data.samples).len());
         let run = Run { engine, config, data: rows.data.clone(), trainer: None, done: 0, n_steps };
         Ok(Self {
             run: Mutex::new(run),

@@ -42,6 +42,10 @@ pub const LLAMA_ALIGN_OPTIM_ADAMW: u32 = 0;
 /// SGD with momentum.
 pub const LLAMA_ALIGN_OPTIM_SGD: u32 = 1;
 
+/// Short rows are put together to packs of the dataset's max_length tokens, which then count as rows (SFT). Attention stays
+/// within each row.
+pub const LLAMA_ALIGN_TRAINER_PACKING: u32 = 1;
+
 /// DPO's own loss on pairs.
 pub const LLAMA_ALIGN_LOSS_SIGMOID: u32 = 0;
 /// DPO with labels that are wrong at times.
@@ -95,6 +99,10 @@ pub struct llama_align_trainer_params {
     pub loss: u32,
     /// LLAMA_ALIGN_OPTIM_*. Default ADAMW.
     pub optim: u32,
+    /// LLAMA_ALIGN_TRAINER_* bits. Default 0.
+    pub flags: u32,
+    /// 0.
+    pub reserved: u32,
     /// Optimizer steps; 0 means by epochs. Default 0.
     pub max_steps: u64,
     /// Seed of the order. Default 0.
@@ -111,6 +119,8 @@ pub struct llama_align_trainer_params {
     pub min_lr: f64,
     /// Rate of the factors B over that of A (LoRA+). Default 1.
     pub loraplus_lr_ratio: f64,
+    /// Share of what the factors A read that each step drops, drawn by seed and step, [0, 0.99]. Default 0.
+    pub lora_dropout: f64,
     /// Strength of the pull to the reference; 0, the default, is the loss's own: 0.1, for SimPO 2.
     pub beta: f64,
     /// Share of labels that CDPO and ROBUST take to be wrong. Default 0.1.
@@ -159,6 +169,8 @@ impl Params for llama_align_trainer_params {
             micro_batch_tokens: c.micro_batch_tokens as u32,
             loss: LLAMA_ALIGN_LOSS_SIGMOID,
             optim: LLAMA_ALIGN_OPTIM_ADAMW,
+            flags: 0,
+            reserved: 0,
             max_steps: c.max_steps as u64,
             seed: c.seed,
             warmup_steps: c.warmup_steps as u64,
@@ -167,6 +179,7 @@ impl Params for llama_align_trainer_params {
             warmup_ratio: c.warmup_ratio,
             min_lr: c.min_lr,
             loraplus_lr_ratio: c.loraplus_lr_ratio,
+            lora_dropout: f64::from(c.lora_dropout),
             beta: c.beta,
             label_smoothing: c.label_smoothing,
             simpo_gamma: c.simpo_gamma,
@@ -203,6 +216,8 @@ fn configuration(params: llama_align_trainer_params, max_length: usize, device: 
         micro_batch_tokens,
         loss,
         optim,
+        flags,
+        reserved,
         max_steps,
         seed,
         warmup_steps,
@@ -211,6 +226,7 @@ fn configuration(params: llama_align_trainer_params, max_length: usize, device: 
         warmup_ratio,
         min_lr,
         loraplus_lr_ratio,
+        lora_dropout,
         beta,
         label_smoothing,
         simpo_gamma,
@@ -225,6 +241,12 @@ fn configuration(params: llama_align_trainer_params, max_length: usize, device: 
         adam_beta2,
         adam_epsilon,
     } = params;
+    if flags & !LLAMA_ALIGN_TRAINER_PACKING != 0 {
+        return Err(argument(format!("flags: {flags:#x} has a bit without a meaning")));
+    }
+    if reserved != 0 {
+        return Err(argument(format!("reserved: {reserved} instead of 0")));
+    }
     let config = TrainConfig {
         method: method(number)?.ok_or_else(|| argument("method: NONE trains nothing"))?,
         lr_scheduler_type: match schedule {
@@ -245,6 +267,7 @@ fn configuration(params: llama_align_trainer_params, max_length: usize, device: 
             .get(loss as usize)
             .map(|(_, name)| (*name).to_owned())
             .ok_or_else(|| argument(format!("loss: {loss} is none of LLAMA_ALIGN_LOSS_*")))?,
+        packing: flags & LLAMA_ALIGN_TRAINER_PACKING != 0,
         optim: match optim {
             LLAMA_ALIGN_OPTIM_ADAMW => OptimizerKind::AdamW,
             LLAMA_ALIGN_OPTIM_SGD => OptimizerKind::Sgd,
@@ -258,6 +281,7 @@ fn configuration(params: llama_align_trainer_params, max_length: usize, device: 
         learning_rate,
         warmup_ratio,
         min_lr,
+        lora_dropout: lora_dropout as f32,
         loraplus_lr_ratio,
         beta,
         label_smoothing,
@@ -274,7 +298,32 @@ fn configuration(params: llama_align_trainer_params, max_length: usize, device: 
         adam_epsilon,
         ..TrainConfig::default()
     };
+    config.refuse_unused(&changed(&params))?;
     config.resolve()
+}
+
+/// Constants that are not the defaults: one that the run has no use for is refused, not ignored.
+fn changed(params: &llama_align_trainer_params) -> Vec<&'static str> {
+    let (p, d) = (params, llama_align_trainer_params::defaults());
+    let constants = [
+        ("min_lr", p.min_lr, d.min_lr),
+        ("beta", p.beta, d.beta),
+        ("label_smoothing", p.label_smoothing, d.label_smoothing),
+        ("simpo_gamma", p.simpo_gamma, d.simpo_gamma),
+        ("cpo_alpha", p.cpo_alpha, d.cpo_alpha),
+        ("sft_weight", p.sft_weight, d.sft_weight),
+        ("desirable_weight", p.desirable_weight, d.desirable_weight),
+        ("undesirable_weight", p.undesirable_weight, d.undesirable_weight),
+        ("sgd_momentum", p.sgd_momentum, d.sgd_momentum),
+        ("adam_beta1", p.adam_beta1, d.adam_beta1),
+        ("adam_beta2", p.adam_beta2, d.adam_beta2),
+        ("adam_epsilon", p.adam_epsilon, d.adam_epsilon),
+    ];
+    let mut names: Vec<_> = constants.iter().filter(|(_, is, was)| is != was).map(|(name, ..)| *name).collect();
+    if p.flags & LLAMA_ALIGN_TRAINER_PACKING != 0 {
+        names.push("packing");
+    }
+    names
 }
 
 /// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_trainer_params). Errors: ARGUMENT.
@@ -512,6 +561,11 @@ mod tests {
             let params = llama_align_trainer_params { loss, ..llama_align_trainer_params::defaults() };
             assert_eq!(configuration(params, 64, None).unwrap().loss_type, name);
         }
+        // As the program does: what is given to no use is refused.
+        let unused = llama_align_trainer_params { simpo_gamma: 0.5, ..llama_align_trainer_params::defaults() };
+        assert!(configuration(unused, 64, None).unwrap_err().to_string().contains("simpo-gamma"));
+        let packed = llama_align_trainer_params { flags: 1, ..llama_align_trainer_params::defaults() };
+        assert!(configuration(packed, 64, None).unwrap_err().to_string().contains("packing"));
         let params = llama_align_trainer_params { loss: 14, ..llama_align_trainer_params::defaults() };
         assert!(configuration(params, 64, None).unwrap_err().to_string().contains("LLAMA_ALIGN_LOSS_"));
         let simpo =

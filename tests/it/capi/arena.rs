@@ -82,9 +82,10 @@ impl Arena {
             Slot::Input(name)
             | Slot::OptionalInput(name)
             | Slot::Output(name)
+            | Slot::OutputDirectory(name)
             | Slot::NewFile(name)
             | Slot::OptionalOutput(name, _) => self.string(world.file(name).to_str().unwrap()),
-            Slot::OptionalText(text) => self.string(text),
+            Slot::OptionalText(text) | Slot::OptionalName(text) => self.string(text),
             Slot::Params(layout) => self.params(layout),
             Slot::Init(_) => self.block(0, 9),
             Slot::InitSize(layout) => layout.bytes,

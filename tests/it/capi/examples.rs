@@ -158,6 +158,14 @@ impl Built {
         let said = self.prints(&average, &["model.gguf", "dpo.gguf", "rows.jsonl", "averaged.gguf"]);
         assert!(said.contains("NLL per token: ") && said.contains("block 1: 0."), "{said}");
         self.adapter("averaged.gguf", "hma");
+        let measure = self.compile("gcc", "c99", "10_measure.c");
+        let said = self.prints(&measure, &["model.gguf", "pairs", "rows.jsonl", "dpo.gguf"]);
+        let margin = |of: &str| {
+            let line = said.lines().find(|line| line.starts_with(of) && line.contains(" margin ")).expect(&said);
+            line.split_whitespace().last().unwrap().parse::<f64>().unwrap()
+        };
+        assert!(margin("adapted") > margin("model") + 0.1, "{said}");
+        assert!(self.prints(&measure, &["model.gguf", "kl", "rows.jsonl", "dpo.gguf"]).contains("adapted  kl "));
     }
 }
 

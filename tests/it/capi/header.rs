@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The sources in the header's order.
-const SOURCES: [&str; 12] = [
-    "status", "runtime", "device", "model", "dataset", "adapter", "algebra", "progress", "trainer", "evaluate",
+const SOURCES: [&str; 13] = [
+    "status", "runtime", "device", "model", "dataset", "adapter", "algebra", "progress", "trainer", "evaluate", "task",
     "merge", "hma",
 ];
 
@@ -217,6 +217,8 @@ fn sizes() -> Vec<(&'static str, usize)> {
         llama_align_progress,
         llama_align_evaluate_params,
         llama_align_evaluation,
+        llama_align_task_params,
+        llama_align_task_report,
         llama_align_merge_params,
         llama_align_merge_report,
         llama_align_hma_params,

@@ -68,6 +68,8 @@ pub(super) const TRAINER: Layout = Layout {
         offset_of!(llama_align_trainer_params, micro_batch_tokens),
         offset_of!(llama_align_trainer_params, loss),
         offset_of!(llama_align_trainer_params, optim),
+        offset_of!(llama_align_trainer_params, flags),
+        offset_of!(llama_align_trainer_params, reserved),
     ],
     reals: &[
         offset_of!(llama_align_trainer_params, epochs),
@@ -75,6 +77,7 @@ pub(super) const TRAINER: Layout = Layout {
         offset_of!(llama_align_trainer_params, warmup_ratio),
         offset_of!(llama_align_trainer_params, min_lr),
         offset_of!(llama_align_trainer_params, loraplus_lr_ratio),
+        offset_of!(llama_align_trainer_params, lora_dropout),
         offset_of!(llama_align_trainer_params, beta),
         offset_of!(llama_align_trainer_params, label_smoothing),
         offset_of!(llama_align_trainer_params, simpo_gamma),
@@ -107,6 +110,16 @@ pub(super) const EVALUATE: Layout = Layout {
     counts: &[offset_of!(llama_align_evaluate_params, micro_batch_tokens)],
     ..plain::<llama_align_evaluate_params>()
 };
+pub(super) const TASK: Layout = Layout {
+    init: init!(llama_align_task_params_init),
+    choices: &[
+        offset_of!(llama_align_task_params, precision),
+        offset_of!(llama_align_task_params, flags),
+        offset_of!(llama_align_task_params, max_length),
+    ],
+    ..plain::<llama_align_task_params>()
+};
+pub(super) const TASK_REPORT: Layout = plain::<llama_align_task_report>();
 pub(super) const LIMIT: Layout = Layout {
     init: init!(llama_align_limit_params_init),
     choices: &[offset_of!(llama_align_limit_params, rank)],

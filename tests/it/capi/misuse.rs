@@ -111,6 +111,14 @@ fn misuses(slot: Slot, arena: &mut Arena, world: &World, freed: &World) -> Vec<M
             let directory = world.directory.path().to_str().unwrap();
             add("a directory".into(), arena.string(directory), LLAMA_ALIGN_ERR_IO);
         }
+        Slot::OutputDirectory(_) => {
+            add("NULL".into(), 0, ARGUMENT);
+            add("no UTF-8".into(), arena.string(b"a\xff".to_vec()), ARGUMENT);
+            add("a missing directory".into(), arena.string("/nowhere/a"), LLAMA_ALIGN_ERR_MISSING);
+            let file = arena.string(world.file("model.gguf").to_str().unwrap());
+            add("a file".into(), file, LLAMA_ALIGN_ERR_IO);
+        }
+        Slot::OptionalName(_) => add("no UTF-8".into(), arena.string(b"a\xff".to_vec()), ARGUMENT),
         Slot::OptionalText(_) => {
             add("no UTF-8".into(), arena.string(b"a\xff".to_vec()), ARGUMENT);
             add("an unknown name".into(), arena.string("zzz"), ARGUMENT);
@@ -362,6 +370,13 @@ fn every_misuse_of_every_argument_is_an_error() {
     let path = world.path("checkpoint.gguf");
     // SAFETY: a live trainer and a path.
     assert_eq!(unsafe { llama_align_trainer_save(world.trainer, path.as_ptr(), std::ptr::null_mut()) }, LLAMA_ALIGN_OK);
+    std::fs::create_dir(world.file("peft")).unwrap();
+    let path = world.path("peft");
+    // SAFETY: a live adapter and a path.
+    let status =
+        unsafe { llama_align_adapter_to_peft(world.adapter, path.as_ptr(), std::ptr::null(), std::ptr::null_mut()) };
+    assert_eq!(status, LLAMA_ALIGN_OK);
+    world.write_run();
     let (mut faults, mut n) = (Vec::new(), 0);
     for function in functions() {
         for (place, &slot) in function.slots.iter().enumerate() {

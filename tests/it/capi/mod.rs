@@ -13,4 +13,5 @@ mod misuse;
 mod packaging;
 mod resume;
 mod table;
+mod task;
 mod world;

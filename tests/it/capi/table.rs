@@ -34,8 +34,12 @@ pub(super) enum Slot {
     LlamaModel,
     /// A file that is written.
     Output(&'static str),
+    /// A directory that files are written into.
+    OutputDirectory(&'static str),
     /// A string that may be NULL.
     OptionalText(&'static str),
+    /// The same, of which none is wrong.
+    OptionalName(&'static str),
     Params(Layout),
     /// Where a params struct is initialised.
     Init(Layout),
@@ -594,5 +598,58 @@ pub(super) fn functions() -> Vec<Function> {
             a[3] as _,
             a[4] as _
         ),
+        function!(
+            llama_align_dataset_open_columns,
+            [Handle(H::Model), Input("rows.jsonl"), OptionalText("chosen=chosen"), Params(DATASET), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _,
+            a[5] as _
+        ),
+        function!(
+            llama_align_adapter_from_peft,
+            [Handle(H::Model), Input("peft"), OutHandle, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _
+        ),
+        function!(
+            llama_align_adapter_to_peft,
+            [Handle(H::Adapter), OutputDirectory("peft"), OptionalName("org/base"), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _
+        ),
+        function!(
+            llama_align_task_params_init,
+            [Init(TASK), InitSize(TASK), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_task_run,
+            [
+                Handle(H::Model),
+                OptionalHandle(H::Adapter),
+                Number(LLAMA_ALIGN_TASK_PAIRS as usize),
+                Input("rows.jsonl"),
+                Params(TASK),
+                OutStruct(TASK_REPORT),
+                Error
+            ],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _,
+            a[5] as _,
+            a[6] as _
+        ),
+        function!(llama_align_report_write, [Input("run"), Error], |a| a[0] as _, a[1] as _),
     ]
 }

@@ -137,6 +137,14 @@ impl World {
         std::fs::write(self.file("tuned.gguf"), bytes).unwrap();
     }
 
+    /// A finished run of the program, as `run`.
+    pub(super) fn write_run(&self) {
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_llama-align"));
+        program.args(["train", "-m", "model.gguf", "-d", "rows.jsonl", "-o", "run", "-t", "1", "--max-steps", "1"]);
+        let ran = program.args(["--samples", "0"]).current_dir(self.directory.path()).output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+
     pub(super) fn path(&self, name: &str) -> CString {
         CString::new(self.file(name).to_str().unwrap()).unwrap()
     }
