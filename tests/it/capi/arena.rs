@@ -1,7 +1,7 @@
 //! Memory that arguments point to, and their valid values.
 
 use super::layouts::Layout;
-use super::table::{Slot, Type};
+use super::slots::{Slot, Type};
 use super::world::{Texts, World, PAIRS};
 use llama_align::capi::*;
 use llama_align::runtime::Host;

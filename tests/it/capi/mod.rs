@@ -12,6 +12,7 @@ mod memory;
 mod misuse;
 mod packaging;
 mod resume;
+mod slots;
 mod table;
 mod task;
 mod world;
