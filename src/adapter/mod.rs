@@ -1,9 +1,10 @@
-//! What is trained: LoRA factors, their initial values, and their file.
+//! What is trained: LoRA factors or free changes of weights, their initial values, and their files.
 //!
 //! **In:** a seed and a list of weights, or an adapter file. **Out:** factors for the engine, or a GGUF that unmodified
 //! llama.cpp loads. **Invariant:** an exported file holds no clock, path or random id: equal factors give equal bytes.
 
 mod algebra;
+mod change;
 mod export;
 mod import;
 mod lora;
@@ -13,6 +14,7 @@ mod shape;
 mod targets;
 
 pub use algebra::{Kept, Limit, RANK_MAX};
+pub use change::{export_changes, import_changes, is_changes, Change};
 pub(crate) use export::METHOD;
 pub use export::{export, to_bytes, Lineage};
 pub use import::import;

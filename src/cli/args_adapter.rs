@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(super) struct AdapterArgs {
+    /// What moves: lora (factors beside the weights) or full (the weights themselves, in F32) [default: lora]
+    #[arg(long)]
+    delta: Option<String>,
     /// Rank r of the factors [default: 16]
     #[arg(long, alias = "lora-r")]
     pub(super) lora_rank: Option<usize>,
@@ -47,6 +50,7 @@ impl AdapterArgs {
             lora_dropout: self.lora_dropout,
             loraplus_lr_ratio: self.loraplus_lr_ratio,
             mask: self.mask.clone(),
+            delta: self.delta.clone(),
             ..rest
         }
     }

@@ -10,11 +10,14 @@ pub(super) struct NeuronsArgs {
     #[arg(short = 'm', long)]
     pub(super) model: PathBuf,
     /// Pairs to warm up on: a run of DPO whose changes are the scores
-    #[arg(short = 'd', long = "data", required_unless_present = "lora")]
+    #[arg(short = 'd', long = "data", required_unless_present_any = ["lora", "change"])]
     pub(super) data: Option<PathBuf>,
     /// An adapter that a warm-up left; its changes are the scores
-    #[arg(long, conflicts_with_all = ["data", "config", "max_steps", "learning_rate", "lora_rank"])]
+    #[arg(long, conflicts_with_all = ["data", "config", "max_steps", "learning_rate", "lora_rank", "delta", "score"])]
     pub(super) lora: Option<PathBuf>,
+    /// Changes of whole weights that a warm-up left (`train --delta full`); they are the scores
+    #[arg(long, conflicts_with_all = ["data", "lora", "config", "max_steps", "learning_rate", "lora_rank", "delta", "score"])]
+    pub(super) change: Option<PathBuf>,
     /// Mask to make
     #[arg(short = 'o', long)]
     pub(super) output: PathBuf,
@@ -27,9 +30,17 @@ pub(super) struct NeuronsArgs {
     /// Choose what moved least
     #[arg(long)]
     pub(super) smallest: bool,
-    /// What is chosen as one: weight, row, column or tensor
-    #[arg(long, default_value = "row")]
-    pub(super) granularity: String,
+    /// What is chosen as one: weight, row, column or tensor [default: row of a LoRA's changes, which can hold no smaller part,
+    /// else weight]
+    #[arg(long)]
+    pub(super) granularity: Option<String>,
+    /// What the warm-up moves: lora (factors) or full (the weights themselves) [default: lora]
+    #[arg(long)]
+    pub(super) delta: Option<String>,
+    /// change (how far a weight moved), or, with --delta full, gradient or gradient2 (absolute or squared gradients of the
+    /// steps, added up while nothing moves)
+    #[arg(long, default_value = "change")]
+    pub(super) score: String,
     /// Choose as the authors' release does, for comparison: a mask may hold more than its share
     #[arg(long, conflicts_with_all = ["skip", "smallest"])]
     pub(super) as_released: bool,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub(super) struct MergeArgs {
     /// Recipe in YAML, in mergekit's words, instead of models and a method; file names in it are GGUF files
-    #[arg(value_name = "RECIPE", conflicts_with_all = ["model", "lora", "lora_scaled", "method", "weight", "base", "slerp_t",
+    #[arg(value_name = "RECIPE", conflicts_with_all = ["model", "lora", "lora_scaled", "change", "method", "weight", "base", "slerp_t",
         "density", "lambda", "epsilon", "gamma"])]
     pub(super) recipe: Option<PathBuf>,
     /// Model in GGUF; several to merge, one to fold adapters into. Keys, tokenizer and template are the first one's
@@ -19,6 +19,10 @@ pub(super) struct MergeArgs {
     /// Adapter to fold in with its scale, FILE:SCALE
     #[arg(long)]
     pub(super) lora_scaled: Vec<String>,
+    /// Changes of whole weights to add, as `train --delta full` writes them
+    #[arg(long, conflicts_with_all = ["lora", "lora_scaled", "method", "weight", "base", "slerp_t", "density", "lambda",
+        "epsilon", "gamma", "seed"])]
+    pub(super) change: Option<PathBuf>,
     /// linear, slerp, nuslerp, task_arithmetic, ties, dare_linear, dare_ties, della_linear, della, breadcrumbs,
     /// breadcrumbs_ties or model_stock [default: linear]
     #[arg(long)]

@@ -23,6 +23,8 @@ pub(super) struct Finished<'a> {
     pub(super) last: &'a StepReport,
     pub(super) outcome: Option<&'a Outcome>,
     pub(super) flops: u64,
+    /// The file that holds what was trained.
+    pub(super) result: std::path::PathBuf,
 }
 
 /// Writes `eval-items.jsonl`, where rows were held out, and `run.json`, which says that the run is complete.
@@ -70,7 +72,7 @@ fn record(run: &Finished<'_>) -> Result<RunRecord> {
         train,
         before: run.before.map(report_record).transpose()?,
         after: run.outcome.map(|o| report_record(&o.result.report)).transpose()?,
-        adapter: file_hash(&run.run_dir.adapter())?,
+        adapter: file_hash(&run.result)?,
     })
 }
 

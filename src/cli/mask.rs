@@ -2,10 +2,9 @@
 
 use super::args_mask::{MaskCommand, MaskOutput};
 use super::Printer;
-use crate::adapter::Lora;
 use crate::error::{Error, Kind, Result};
-use crate::gguf::{base_hash, check_output, File, Value, BASE_HASH};
-use crate::mask::{hold, Hold, Mask};
+use crate::gguf::{check_output, File, Value, BASE_HASH};
+use crate::mask::Mask;
 use std::path::{Path, PathBuf};
 
 /// Runs the command.
@@ -59,15 +58,6 @@ fn base(files: &[File]) -> Result<&str> {
         }
         None => Ok(first),
     }
-}
-
-/// What a mask's file leaves free of an adapter of this model, with a fingerprint of the file.
-pub(super) fn hold_by(path: &Path, base: &File, lora: &mut Lora) -> Result<(Hold, String)> {
-    let file = File::open(path)?;
-    let mask = Mask::from_file(&file)?;
-    Mask::check_base(&file, &base_hash(base))?;
-    let hold = hold(&mask, lora).map_err(|e| e.during(path.display().to_string()))?;
-    Ok((hold, format!("{} {}s", base_hash(&file), mask.granularity().name())))
 }
 
 /// Says what a mask holds.

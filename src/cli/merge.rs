@@ -2,9 +2,10 @@
 
 use super::args_merge::MergeArgs;
 use super::{adapter_list, evidence, plan, serving, Printer};
+use crate::adapter::import_changes;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{write_atomically, File, Imatrix};
-use crate::merge::{cook, fold, merge, Bound, Fidelity, Options, OutType, Progress, Recipe, Report, TensorReport};
+use crate::merge::{cook, fold, fold_changes, merge, Bound, Fidelity, Options, OutType, Progress, Recipe, Report, TensorReport};
 use crate::merge::{Method, TaskVectors, TensorType, Thinning, Vectors, EPSILON, GAMMA};
 use crate::runtime::Runtime;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -53,6 +54,7 @@ pub(super) fn run(args: &MergeArgs, printer: &mut Printer) -> Result<u8> {
     let of_recipe: Vec<PathBuf> = recipe.iter().flat_map(Recipe::models).map(PathBuf::from).collect();
     let report = match recipe {
         Some(recipe) => cooked(args, recipe, &options, output, &mut show),
+        None if args.change.is_some() => changed(args, &options, output, &mut show),
         None if adapters.is_empty() => merged(args, &options, output, &mut show),
         None => folded(args, &adapters, &options, output, &mut show),
     };
@@ -242,6 +244,20 @@ fn folded(
     let files = list.iter().map(|(path, scale)| Ok((File::open(path)?, *scale))).collect::<Result<Vec<_>>>()?;
     let adapters: Vec<(&File, f32)> = files.iter().map(|(file, scale)| (file, *scale)).collect();
     fold(&*Runtime::linked()?, &base, &adapters, options, output, show)
+}
+
+fn changed(
+    args: &MergeArgs,
+    options: &Options,
+    output: Option<&Path>,
+    show: &mut dyn FnMut(&Progress),
+) -> Result<Report> {
+    let ([model], Some(change)) = (args.model.as_slice(), &args.change) else {
+        return Err(Error::new(Kind::Argument, "--change is added to one model: give one -m"));
+    };
+    let (base, file) = (File::open(model)?, File::open(change)?);
+    let changes = import_changes(&file, &base)?;
+    fold_changes(&*Runtime::linked()?, &base, (&file, &changes), options, output, show)
 }
 
 /// One tensor: types, what was done, and how much of the change survived.

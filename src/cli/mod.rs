@@ -33,6 +33,7 @@ mod inspect;
 mod interrupt;
 mod mask;
 mod merge;
+mod moving;
 mod neurons;
 mod output;
 mod pairs;

@@ -1,35 +1,49 @@
 //! `llama-align neurons`: which weights the preferences move, as a mask (ALLO's steps 1 and 2).
 
 use super::args_mask::NeuronsArgs;
-use super::{dataset, initial, mask, open_model, Printer};
-use crate::adapter::{import, Lora};
+use super::moving::Moving;
+use super::{dataset, mask, open_model, Printer};
+use crate::adapter::{import, import_changes, Change};
 use crate::check::checked_trace;
-use crate::engine::{Delta, Engine};
+use crate::data::Dataset;
+use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{base_hash, check_fits, check_output, validate_adapter, validate_model, File};
-use crate::mask::{pool, select, select_as_released, Band, Granularity, LowRank, Order, Scores};
-use crate::train::{Method, Observer, Policy, StepReport, TrainConfig, TrainOverrides, Trainer};
+use crate::mask::{pool, select, select_as_released, Band, Granularity, LowRank, Moved, Order, Scores};
+use crate::train::{DeltaKind, Method, Observer, Policy, StepReport, TrainConfig, TrainOverrides, Trainer};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Runs the command.
 pub(super) fn run(args: &NeuronsArgs, printer: &mut Printer) -> Result<u8> {
-    let granularity = Granularity::from_name(&args.granularity)?;
+    let wanted = args.granularity.as_deref().map(Granularity::from_name).transpose()?;
+    let score = Score::from_name(&args.score)?;
     if !(0.0..=1.0).contains(&args.ratio) || !(0.0..=1.0).contains(&args.skip) || args.skip + args.ratio > 1.0 {
         let message = format!("--ratio {} behind --skip {}: no share of a ranking", args.ratio, args.skip);
         return Err(Error::new(Kind::Argument, message));
     }
-    let inputs = [Some(&args.model), args.data.as_ref(), args.lora.as_ref()];
+    let inputs = [Some(&args.model), args.data.as_ref(), args.lora.as_ref(), args.change.as_ref()];
     check_output(&args.output, inputs.into_iter().flatten().map(|path| path.as_path()), args.overwrite)?;
-    let Warm { lora, mut provenance, architecture, base } = match (&args.lora, &args.data) {
-        (Some(path), _) => from_adapter(&args.model, path)?,
-        (None, Some(data)) => warm_up(args, data, printer)?,
-        (None, None) => return Err(Error::new(Kind::Argument, "--data or --lora: nothing to warm up on")),
+    let Warm { moved, mut provenance, architecture, base } = match (&args.lora, &args.change, &args.data) {
+        (Some(path), ..) => from_file(&args.model, path, false)?,
+        (_, Some(path), _) => from_file(&args.model, path, true)?,
+        (_, _, Some(data)) => warm_up(args, score, data, printer)?,
+        _ => return Err(Error::new(Kind::Argument, "--data, --lora or --change: nothing to take scores from")),
     };
-    let shapes = lora.shapes();
-    let of_weights = LowRank::new(&lora, &shapes);
-    let pooled = (granularity != Granularity::Weight).then(|| pool(&of_weights, granularity)).transpose()?;
-    let scores: &dyn Scores = pooled.as_ref().map_or(&of_weights, |table| table as &dyn Scores);
+    let shapes = match &moved {
+        Moving::Factors(lora) => lora.shapes(),
+        Moving::Weights(_) => Vec::new(),
+    };
+    let of_weights: Box<dyn Scores + '_> = match &moved {
+        Moving::Factors(lora) => Box::new(LowRank::new(lora, &shapes)),
+        Moving::Weights(changes) => Box::new(Moved::new(changes)),
+    };
+    let granularity = wanted.unwrap_or(match &moved {
+        Moving::Factors(_) => Granularity::Row,
+        Moving::Weights(_) => Granularity::Weight,
+    });
+    let pooled = (granularity != Granularity::Weight).then(|| pool(&*of_weights, granularity)).transpose()?;
+    let scores: &dyn Scores = pooled.as_ref().map_or(&*of_weights, |table| table as &dyn Scores);
     let order = if args.smallest { Order::Smallest } else { Order::Largest };
     let mut chosen = match args.as_released {
         true => select_as_released(scores, args.ratio)?,
@@ -37,52 +51,122 @@ pub(super) fn run(args: &NeuronsArgs, printer: &mut Printer) -> Result<u8> {
     };
     let order = if args.smallest { "smallest" } else { "largest" };
     let rule = if args.as_released { "as released".to_owned() } else { format!("{order}, skip {}", args.skip) };
-    let score = match granularity {
-        Granularity::Weight => "|change|",
-        _ => "mean |change|",
-    };
-    provenance.extend([("score", score.to_owned()), ("rule", rule), ("ratio", args.ratio.to_string())]);
+    let of = if granularity == Granularity::Weight { "" } else { "mean " };
+    let score = format!("{of}{}", score.name());
+    provenance.extend([("score", score), ("rule", rule), ("ratio", args.ratio.to_string())]);
     chosen.provenance = provenance.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     chosen.write(&args.output, &architecture, &base)?;
     mask::tell(&chosen, &args.output, printer);
     Ok(0)
 }
 
-/// A warm-up's changes and what they come from.
+/// What a weight is ranked by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Score {
+    Change,
+    Gradient,
+    Gradient2,
+}
+
+impl Score {
+    fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "change" => Ok(Self::Change),
+            "gradient" => Ok(Self::Gradient),
+            "gradient2" => Ok(Self::Gradient2),
+            _ => Err(Error::new(Kind::Argument, format!("--score: {name} is none of change, gradient, gradient2"))),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Change => "|change|",
+            Self::Gradient => "sum of |gradient|",
+            Self::Gradient2 => "sum of gradient²",
+        }
+    }
+}
+
+/// A warm-up's changes, or other numbers of the weights that are ranked, and what they come from.
 struct Warm {
-    lora: Lora,
+    moved: Moving,
     provenance: BTreeMap<&'static str, String>,
     architecture: String,
     base: String,
 }
 
 /// Those of a run that was made before.
-fn from_adapter(model: &Path, path: &Path) -> Result<Warm> {
+fn from_file(model: &Path, path: &Path, whole: bool) -> Result<Warm> {
     let (base, file) = (File::open(model)?, File::open(path)?);
     validate_model(&base)?;
-    check_fits(&validate_adapter(&file)?, &base)?;
-    let provenance = BTreeMap::from([("adapter", base_hash(&file))]);
+    let moved = if whole {
+        Moving::Weights(import_changes(&file, &base)?)
+    } else {
+        check_fits(&validate_adapter(&file)?, &base)?;
+        Moving::Factors(import(&file)?)
+    };
+    let provenance = BTreeMap::from([(if whole { "change" } else { "adapter" }, base_hash(&file))]);
     let architecture = base.architecture()?.to_owned();
-    Ok(Warm { lora: import(&file)?, provenance, architecture, base: base_hash(&base) })
+    Ok(Warm { moved, provenance, architecture, base: base_hash(&base) })
 }
 
-/// Plain DPO on the pairs.
-fn warm_up(args: &NeuronsArgs, data: &Path, printer: &mut Printer) -> Result<Warm> {
+/// Plain DPO on the pairs, or its gradients where it stands.
+fn warm_up(args: &NeuronsArgs, score: Score, data: &Path, printer: &mut Printer) -> Result<Warm> {
     let mut config = configuration(args)?;
+    if score != Score::Change && config.delta == DeltaKind::Lora {
+        let message = format!("--score {}: gradients of weights are formed with --delta full", args.score);
+        return Err(Error::new(Kind::Argument, message));
+    }
     let (model, file) = open_model(&args.model, None, None)?;
     config.max_length = dataset::max_length(config.max_length, &model, printer);
     let data = dataset::load(data, &model, Some(Method::Dpo), &config.columns, &config.encoding())?;
     let form = config.precision.form_for(&model)?;
     let (trace, _) = checked_trace(&model, config.threads, form)?;
-    let delta = Delta { lora: initial::fresh(&config, &trace)?, scale: 1.0, trainable: true };
-    let mut engine = Engine::with_form(&model, &trace, vec![delta], config.threads, form)?;
+    let (moving, _) = Moving::start(&config, &trace, &file, None)?;
+    let mut engine = moving.engine(&model, &trace, &config, form)?;
     let mut progress = Progress(printer);
     let mut trainer = Trainer::new(&config, &data, &mut engine, &mut progress)?;
-    trainer.run(&mut engine, &mut progress)?;
-    let lora = engine.adapter().ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?;
-    let provenance =
-        BTreeMap::from([("data", data.digest()), ("steps", trainer.done().to_string()), ("config", config.to_toml()?)]);
-    Ok(Warm { lora, provenance, architecture: model.architecture(), base: base_hash(&file) })
+    let moved = if score == Score::Change {
+        trainer.run(&mut engine, &mut progress)?;
+        moved(&engine, config.delta)?
+    } else {
+        Moving::Weights(gradients(&mut trainer, &mut engine, score, progress.0)?)
+    };
+    let steps = trainer.n_steps().to_string();
+    let provenance = BTreeMap::from([("data", data.digest()), ("steps", steps), ("config", config.to_toml()?)]);
+    Ok(Warm { moved, provenance, architecture: model.architecture(), base: base_hash(&file) })
+}
+
+fn moved(engine: &Engine, delta: DeltaKind) -> Result<Moving> {
+    match delta {
+        DeltaKind::Full => Ok(Moving::Weights(engine.changes())),
+        DeltaKind::Lora => {
+            let lora = engine.adapter().ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?;
+            Ok(Moving::Factors(lora))
+        }
+    }
+}
+
+/// Σ |g| or Σ g² over the steps, of every weight.
+fn gradients(
+    trainer: &mut Trainer<&Dataset>,
+    engine: &mut Engine,
+    score: Score,
+    printer: &mut Printer,
+) -> Result<Vec<Change>> {
+    let mut sums = engine.changes();
+    for step in 0..trainer.n_steps() {
+        trainer.accumulate(engine, step)?;
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let gradient = Policy::gradient(engine, i);
+            sum.values
+                .iter_mut()
+                .zip(gradient)
+                .for_each(|(s, g)| *s += if score == Score::Gradient { g.abs() } else { g * g });
+        }
+        printer.talk(&format!("gradients of step {} of {}", step + 1, trainer.n_steps()));
+    }
+    Ok(sums)
 }
 
 fn configuration(args: &NeuronsArgs) -> Result<TrainConfig> {
@@ -98,6 +182,7 @@ fn configuration(args: &NeuronsArgs) -> Result<TrainConfig> {
         max_steps: args.max_steps,
         learning_rate: args.learning_rate,
         lora_rank: args.lora_rank,
+        delta: args.delta.clone(),
         seed: args.seed,
         threads: args.threads.given(),
         ..TrainOverrides::default()

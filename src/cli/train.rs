@@ -3,22 +3,23 @@
 use super::args::TrainArgs;
 use super::finish::{data_record, finish, Finished};
 use super::interrupt::{Interrupt, INTERRUPTED};
+use super::moving::{self, Moving};
 use super::resume::Start;
 use super::samples::{first_prompts, samples};
 use super::steps::{End, Steps};
 use super::watch::Keep;
-use super::{dataset, devices, initial, mask, open_model, plan, Printer};
-use crate::adapter::{export, Lineage};
+use super::{dataset, devices, initial, open_model, plan, Printer};
+use crate::adapter::Lineage;
 use crate::check::checked_trace;
 use crate::data::{read_all_with, Dataset, Rows, Text};
-use crate::engine::{Delta, Engine, Layout, Profile};
+use crate::engine::{Layout, Profile};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
 use crate::mask::Hold;
 use crate::report::{write_page, PAGE};
 use crate::runtime::Model;
 use crate::train::{
-    EvalReport, Grid, HeldOut, MetricsFile, Origin, Outcome, Policy, Recompute, RunDir, Selection, TrainConfig,
+    DeltaKind, EvalReport, Grid, HeldOut, MetricsFile, Origin, Outcome, Recompute, RunDir, Selection, TrainConfig,
     TrainOverrides, Trainer,
 };
 use std::path::Path;
@@ -71,31 +72,27 @@ pub(super) fn one(
             format!("{}: {op}: no gradient rule for this op", args.model.display()),
         ));
     }
-    let (mut lora, lora_hash) = match &args.adapter.lora {
-        None => (initial::fresh(&config, &trace)?, None),
-        Some(path) => {
-            let (lora, hash) = initial::from_file(path, &file)?;
-            (lora, Some(hash))
-        }
-    };
+    let (mut moving, lora_hash) = Moving::start(&config, &trace, &file, args.adapter.lora.as_deref())?;
     let (hold, mask_hash) = match &config.mask {
         None => (None, None),
         Some(path) => {
-            let (hold, hash) = mask::hold_by(path, &file, &mut lora)?;
+            let (hold, hash) = moving.hold(path, &file)?;
             (Some(hold), Some(hash))
         }
     };
-    let n_all: usize = lora.factors.iter().map(|f| f.a.len() + f.b.len()).sum();
-    let n_trainable = hold.as_ref().map_or(n_all as u64, Hold::n_free);
+    let n_trainable = hold.as_ref().map_or(moving.n_numbers(), Hold::n_free);
     let packs = config.packs(&data.samples);
     let n_steps = config.n_steps(packs.len());
     let unit = if config.packing { "packs" } else { "rows" };
     printer.talk(&format!(
-        "{} on {}: {} weights adapted with r = {}, {n_trainable} trainable numbers, {n_steps} steps of {} {unit}, learning rate {:e}",
-        config.method.name(), check.architecture, lora.factors.len(), config.lora_rank, config.rows_per_step(), config.learning_rate
+        "{} on {}: {}, {n_trainable} trainable numbers, {n_steps} steps of {} {unit}, learning rate {:e}",
+        config.method.name(),
+        check.architecture,
+        moving.describe(&config),
+        config.rows_per_step(),
+        config.learning_rate
     ));
-    let delta = Delta { lora, scale: 1.0, trainable: true };
-    let mut engine = Engine::with_dropout(&model, &trace, vec![delta], config.threads, form, config.lora_dropout)?;
+    let mut engine = moving.engine(&model, &trace, &config, form)?;
     let longest = data.samples.iter().map(|s| Layout::padded(s.sequences())).max().unwrap_or(0);
     let (n_tokens, on_devices) = (config.micro_batch_tokens.max(longest), !model.devices().is_empty());
     config.recompute = plan::recompute(config.recompute, args.memory.as_deref(), &engine, n_tokens, on_devices)?;
@@ -157,9 +154,7 @@ pub(super) fn one(
             return Ok(INTERRUPTED);
         }
     };
-    let trained = outcome.as_ref().and_then(|o| o.result.adapter.clone()).or_else(|| engine.adapter());
-    let trained = trained.ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?;
-    export(&trained, &lineage, &run_dir.adapter())?;
+    let result = moving::write(&config, &engine, outcome.as_ref(), &lineage, &run_dir)?;
     run_dir.prune_checkpoints(usize::MAX, config.save_total_limit + usize::from(config.save_total_limit > 0))?;
     let eval_data = match (&held_out, &config.eval_data) {
         (Some(held_out), path) => Some(data_record(path.as_ref().unwrap_or(&args.data), held_out.data())?),
@@ -167,7 +162,12 @@ pub(super) fn one(
     };
     devices::report(printer, &model, engine.tally());
     drop(engine);
-    run_dir.write_lines("samples.jsonl", &samples(&model, &run_dir.adapter(), &prompts, config.threads)?)?;
+    let answers = match config.delta {
+        DeltaKind::Lora => samples(&model, &result, &prompts, config.threads)?,
+        // The changed model is a file that is still to be made.
+        DeltaKind::Full => Vec::new(),
+    };
+    run_dir.write_lines("samples.jsonl", &answers)?;
     finish(&Finished {
         run_dir: &run_dir,
         config: &config,
@@ -180,13 +180,14 @@ pub(super) fn one(
         last: &last,
         outcome: outcome.as_ref(),
         flops: steps.flops(),
+        result,
     })?;
     let page = write_page(run_dir.path())?;
     if let (Some(held_out), Some(outcome)) = (&held_out, &outcome) {
         compare(printer, held_out.before(), &outcome.result.report);
         chosen(printer, &config, outcome, last.step);
     }
-    serve(printer, &args.model, &run_dir);
+    serve(printer, &args.model, &run_dir, config.delta);
     printer.data(&format!("report:  {}", page.display()));
     Ok(0)
 }
@@ -309,7 +310,17 @@ fn compare(printer: &mut Printer, before: &EvalReport, after: &EvalReport) {
     line("nll per token", Some(before.nll), Some(after.nll));
 }
 
-fn serve(printer: &mut Printer, model: &Path, run_dir: &RunDir) {
+fn serve(printer: &mut Printer, model: &Path, run_dir: &RunDir, delta: DeltaKind) {
+    if delta == DeltaKind::Full {
+        let (model, change) = (model.display(), run_dir.change());
+        printer.data(&format!("change:  {}", change.display()));
+        printer.data(&format!("metrics: {}", run_dir.metrics().display()));
+        printer.data(&format!(
+            "model:   llama-align merge -m {model} --change {} --outtype auto -o tuned.gguf",
+            change.display()
+        ));
+        return;
+    }
     let (model, adapter) = (model.display(), run_dir.adapter());
     let adapter = adapter.display();
     printer.data(&format!("adapter: {adapter}"));

@@ -2,7 +2,7 @@
 
 use super::dropout::weight_key;
 use super::lower::Form;
-use crate::adapter::Lora;
+use crate::adapter::{Change, Lora};
 use crate::autodiff::layer_of;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, Op, Program, Sym, ValueId, ValueKind};
@@ -28,6 +28,8 @@ pub enum Role {
     A(usize, usize),
     /// B of the same.
     B(usize, usize),
+    /// A weight's free change.
+    Change(usize),
     /// One number that multiplies a factor's update, or that is the second model's weight in a blend; 1 at first.
     Ratio,
 }
@@ -35,7 +37,7 @@ pub enum Role {
 /// One tensor of floats in the adapted program.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// `<weight>.lora_a`, `<weight>.lora_b` or `<weight>.ratio`.
+    /// `<weight>.lora_a`, `<weight>.lora_b`, `<weight>.change` or `<weight>.ratio`.
     pub name: String,
     /// Its leaf.
     pub value: ValueId,
@@ -62,7 +64,7 @@ pub struct Adapted {
 ///
 /// The runtime scales B·(A·x); training scales A·x, which is as long as the rank and not as the weight has rows.
 pub fn adapt(trace: &Trace, deltas: &[Delta], form: Form) -> Result<Adapted> {
-    adapt_with(trace, deltas, form, Moving::Factors)
+    adapt_with(trace, deltas, &[], form, Moving::Factors)
 }
 
 /// What of the deltas a session moves.
@@ -76,13 +78,20 @@ pub(super) enum Moving {
     Ratios,
 }
 
-/// The same, with what moves.
-pub(super) fn adapt_with(trace: &Trace, deltas: &[Delta], form: Form, moving: Moving) -> Result<Adapted> {
+/// The same, with what moves. Every weight of `changes` becomes W + D, and D moves.
+pub(super) fn adapt_with(
+    trace: &Trace,
+    deltas: &[Delta],
+    changes: &[Change],
+    form: Form,
+    moving: Moving,
+) -> Result<Adapted> {
     let source = &trace.program;
     let mut program =
         Program { weights: source.weights.clone(), architecture: source.architecture.clone(), values: Vec::new() };
     let mut parameters = Vec::new();
     let factors = factor_leaves(&mut program, source, deltas, &mut parameters, moving)?;
+    let changes = change_leaves(&mut program, source, changes, &mut parameters)?;
     let mut map: Vec<ValueId> = Vec::with_capacity(source.values.len());
     for id in source.ids() {
         let mut value = source.get(id).clone();
@@ -96,7 +105,8 @@ pub(super) fn adapt_with(trace: &Trace, deltas: &[Delta], form: Form, moving: Mo
             let (name, trainable) = (source.get(id).name.clone(), ratio.trainable);
             parameters.push(Parameter { name, value: new, len: 1, trainable, role: Role::Ratio });
         }
-        map.push(adapted(&mut program, source, id, new, &factors, form)?);
+        let with_factors = adapted(&mut program, source, id, new, &factors, form)?;
+        map.push(changed(&mut program, source, id, (new, with_factors), &changes));
     }
     let logits = map[trace.logits.0 as usize];
     Ok(Adapted { program, logits, parameters })
@@ -159,6 +169,48 @@ fn factor_leaves(
         }
     }
     Ok(factors)
+}
+
+fn change_leaves(
+    program: &mut Program,
+    source: &Program,
+    changes: &[Change],
+    parameters: &mut Vec<Parameter>,
+) -> Result<BTreeMap<String, ValueId>> {
+    let mut leaves = BTreeMap::new();
+    for (c, Change { weight, n_in, n_out, values }) in changes.iter().enumerate() {
+        let known = source.weights.iter().find(|w| w.name == *weight);
+        let fits = known.is_some_and(|w| w.ne == [*n_in as i64, *n_out as i64, 1, 1]);
+        if !fits || values.len() != n_in * n_out || leaves.contains_key(weight) {
+            let message = format!("the change of {weight} does not fit the model");
+            return Err(Error::new(Kind::Mismatch, message));
+        }
+        let (name, one) = (format!("{weight}.change"), Sym::fixed(1));
+        let ne = [Sym::fixed(*n_in as i64), Sym::fixed(*n_out as i64), one, one];
+        let value = program.leaf(Leaf::Param, Type::F32, ne, &name);
+        parameters.push(Parameter { name, value, len: values.len(), trainable: true, role: Role::Change(c) });
+        leaves.insert(weight.clone(), value);
+    }
+    Ok(leaves)
+}
+
+/// The product `of.0` with W, which has become `of.1` by its factors, with D·x added.
+fn changed(
+    program: &mut Program,
+    source: &Program,
+    id: ValueId,
+    of: (ValueId, ValueId),
+    changes: &BTreeMap<String, ValueId>,
+) -> ValueId {
+    let value = source.get(id);
+    if value.op() != Some(&Op::MulMat) {
+        return of.1;
+    }
+    let weight = source.as_weight(value.src(0)).map(|w| &source.weight(w).name);
+    let Some(&change) = weight.and_then(|name| changes.get(name)) else { return of.1 };
+    let x = program.get(of.0).src(1);
+    let update = program.mul_mat(change, x);
+    program.add(of.1, update)
 }
 
 /// The product with its deltas added, or the value as it is.

@@ -8,6 +8,7 @@ use super::layout::Layout;
 use super::lower::{Form, Lowering, Scope};
 use super::plan::Plan;
 use super::profile::Profile;
+use crate::adapter::Change;
 use crate::data::Sequence;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, Op, ValueId};
@@ -27,6 +28,8 @@ pub struct Engine {
     pub(super) backend: Backend,
     pub(super) memory: Memory,
     deltas: Vec<Delta>,
+    /// Weights that change as a whole, without their values.
+    changes: Vec<Change>,
     parameters: Vec<Region>,
     pub(super) gradients: Vec<Region>,
     /// Bytes of the memory that hold parameters and gradients; the rest belongs to the batch.
@@ -87,6 +90,18 @@ impl Engine {
         Self::with_dropout(model, trace, deltas, n_threads, form, 0.0)
     }
 
+    /// Prepares a session in which whole weights move: W + D for every change, beside deltas that need not be there.
+    pub fn with_changes(
+        model: &Arc<Model>,
+        trace: &Arc<Trace>,
+        deltas: Vec<Delta>,
+        changes: Vec<Change>,
+        n_threads: usize,
+        form: Form,
+    ) -> Result<Self> {
+        Self::make(model, trace, (deltas, changes), n_threads, form, (Moving::Factors, 0.0))
+    }
+
     /// Prepares a session in which what moves is not the deltas' factors but a number for each of them, which multiplies its
     /// update: [`Self::ratios`].
     pub fn with_ratios(
@@ -96,7 +111,7 @@ impl Engine {
         n_threads: usize,
         form: Form,
     ) -> Result<Self> {
-        Self::make(model, trace, deltas, n_threads, form, (Moving::Ratios, 0.0))
+        Self::make(model, trace, (deltas, Vec::new()), n_threads, form, (Moving::Ratios, 0.0))
     }
 
     /// Prepares a session whose trainable deltas see their inputs with a share of `dropout` of the numbers dropped, in
@@ -110,18 +125,18 @@ impl Engine {
         dropout: f32,
     ) -> Result<Self> {
         let moving = if dropout > 0.0 { Moving::Dropping } else { Moving::Factors };
-        Self::make(model, trace, deltas, n_threads, form, (moving, dropout))
+        Self::make(model, trace, (deltas, Vec::new()), n_threads, form, (moving, dropout))
     }
 
     fn make(
         model: &Arc<Model>,
         trace: &Arc<Trace>,
-        deltas: Vec<Delta>,
+        (deltas, mut changes): (Vec<Delta>, Vec<Change>),
         n_threads: usize,
         form: Form,
         (moving, dropout): (Moving, f32),
     ) -> Result<Self> {
-        let mut adapted = adapt_with(trace, &deltas, form, moving)?;
+        let mut adapted = adapt_with(trace, &deltas, &changes, form, moving)?;
         let products: Vec<_> = adapted.parameters.iter().filter(|p| p.trainable).map(|p| p.value).collect();
         if let Some(first) = crate::autodiff::unsupported(&adapted.program, adapted.logits, &products).first() {
             return Err(Error::new(Kind::Unsupported, format!("{first}: no gradient rule for this op")));
@@ -139,6 +154,7 @@ impl Engine {
             match parameter.role {
                 Role::A(d, f) => memory.floats_mut(region).copy_from_slice(&deltas[d].lora.factors[f].a),
                 Role::B(d, f) => memory.floats_mut(region).copy_from_slice(&deltas[d].lora.factors[f].b),
+                Role::Change(c) => memory.floats_mut(region).copy_from_slice(&changes[c].values),
                 Role::Ratio => memory.floats_mut(region).fill(1.0),
             }
         }
@@ -146,6 +162,8 @@ impl Engine {
             true => Backend::new(runtime, n_threads)?,
             false => Backend::scheduled(runtime, model.devices(), n_threads)?,
         };
+        // They lie in the memory now.
+        changes.iter_mut().for_each(|change| change.values = Vec::new());
         let fixed = memory.used();
         let (model, trace) = (model.clone(), trace.clone());
         Ok(Self {
@@ -157,6 +175,7 @@ impl Engine {
             backend,
             memory,
             deltas,
+            changes,
             parameters,
             gradients,
             fixed,
@@ -177,11 +196,20 @@ impl Engine {
             let values = match parameter.role {
                 Role::A(d, f) => &mut deltas[d].lora.factors[f].a,
                 Role::B(d, f) => &mut deltas[d].lora.factors[f].b,
-                Role::Ratio => continue,
+                Role::Change(_) | Role::Ratio => continue,
             };
             values.copy_from_slice(self.memory.floats(region));
         }
         deltas
+    }
+
+    /// The changes of whole weights as they are now.
+    pub fn changes(&self) -> Vec<Change> {
+        let values = |c: usize| {
+            let i = self.adapted.parameters.iter().position(|p| p.role == Role::Change(c));
+            i.map_or_else(Vec::new, |i| self.parameter(i).to_vec())
+        };
+        self.changes.iter().enumerate().map(|(c, change)| Change { values: values(c), ..change.clone() }).collect()
     }
 
     /// Indices of the trainable parameters, in a fixed order.

@@ -4,11 +4,11 @@
 //! whatever A does; a row mask therefore holds rows of B, and a column mask columns of A. A single weight cannot be held so.
 
 use super::{Bits, Granularity, Mask};
-use crate::adapter::{Factor, Lora};
+use crate::adapter::{Change, Factor, Lora};
 use crate::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
 
-/// What may move of what is trained, by the parameters' names: `<weight>.lora_a`, `<weight>.lora_b`.
+/// What may move of what is trained, by the parameters' names: `<weight>.lora_a`, `<weight>.lora_b`, `<weight>.change`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold(BTreeMap<String, Bits>);
 
@@ -31,7 +31,7 @@ impl Hold {
 /// already: A's movements would move it further.
 pub fn hold(mask: &Mask, lora: &mut Lora) -> Result<Hold> {
     if mask.granularity() == Granularity::Weight {
-        let message = "mask: single weights cannot be held in B·A; make a mask of rows, columns or tensors";
+        let message = "mask: single weights cannot be held in B·A: --delta full, or a mask of rows, columns or tensors";
         return Err(Error::new(Kind::Unsupported, message));
     }
     let mut free = BTreeMap::new();
@@ -43,6 +43,31 @@ pub fn hold(mask: &Mask, lora: &mut Lora) -> Result<Hold> {
     let hold = Hold(free);
     if hold.n_free() == 0 {
         return Err(Error::new(Kind::Argument, "mask: it leaves nothing free of the weights that are adapted"));
+    }
+    Ok(hold)
+}
+
+/// What a mask leaves free of changes that are none yet.
+///
+/// # Errors
+/// For a mask of other shapes, and one that leaves nothing free.
+pub fn hold_changes(mask: &Mask, changes: &[Change]) -> Result<Hold> {
+    let mut free = BTreeMap::new();
+    for change in changes {
+        let Change { weight, n_in, n_out, values } = change;
+        let bits = match mask.tensor(weight) {
+            None => Bits::none(values.len()),
+            Some(t) if (t.shape.n_in, t.shape.n_out) != (*n_in, *n_out) => {
+                let message = format!("mask: tensor {weight} has another shape in the model");
+                return Err(Error::new(Kind::Mismatch, message));
+            }
+            Some(t) => t.weights(mask.granularity()),
+        };
+        free.insert(format!("{weight}.change"), bits);
+    }
+    let hold = Hold(free);
+    if hold.n_free() == 0 {
+        return Err(Error::new(Kind::Argument, "mask: it leaves nothing free of the weights that are trained"));
     }
     Ok(hold)
 }

@@ -6,6 +6,7 @@
 
 mod bits;
 mod cut;
+mod dense;
 mod file;
 mod granularity;
 mod hold;
@@ -17,9 +18,10 @@ mod set;
 mod table;
 
 pub use bits::Bits;
+pub use dense::Moved;
 pub use file::is_mask;
 pub use granularity::{Granularity, Shape};
-pub use hold::{hold, Hold};
+pub use hold::{hold, hold_changes, Hold};
 pub use low_rank::LowRank;
 pub use pool::{pool, Table};
 pub use released::select_as_released;

@@ -140,6 +140,22 @@ impl TensorMask {
         (self.bits.count() * self.shape.weights_per_unit(granularity)) as u64
     }
 
+    /// The same for every single weight.
+    pub fn weights(&self, granularity: Granularity) -> Bits {
+        let Shape { n_in, n_out, .. } = self.shape;
+        match granularity {
+            Granularity::Weight => self.bits.clone(),
+            Granularity::Row => self.bits.widened(n_in),
+            Granularity::Column => {
+                let mut all = Bits::none(n_in * n_out);
+                let columns: Vec<usize> = self.bits.runs().flatten().collect();
+                (0..n_out).for_each(|row| columns.iter().for_each(|column| all.set(row * n_in + column)));
+                all
+            }
+            Granularity::Tensor => self.bits.widened(n_in * n_out),
+        }
+    }
+
     /// So many others (Knuth, The Art of Computer Programming 2, section 3.4.2, algorithm S).
     fn redrawn(&self, seed: u64) -> Bits {
         let mut hasher = blake3::Hasher::new();

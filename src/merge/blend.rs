@@ -6,7 +6,7 @@ use super::pass::{Chunk, Pass, LOOK_VALUES};
 use super::select::kth_largest;
 use super::task::{add_task_vectors, Cut, Draws};
 use super::Method;
-use crate::adapter::Factor;
+use crate::adapter::{Change, Factor};
 use crate::error::{Error, Kind, Result};
 
 /// One adapter's part in one weight.
@@ -31,6 +31,7 @@ pub(super) enum Blend<'a> {
         cuts: Vec<Cut>,
     },
     Fold(&'a [Update<'a>]),
+    Change(&'a Change),
 }
 
 /// How a row's coefficients follow from its values.
@@ -100,6 +101,11 @@ impl<'a> Blend<'a> {
             Self::Task { task, cuts } => {
                 let place = (n_per_row, (chunk.first_row * n_per_row) as u64);
                 add_task_vectors(slices[0], &slices[1..], task, cuts, place, &mut out);
+            }
+            Self::Change(change) => {
+                let first = chunk.first_row * n_per_row;
+                let values = change.values[first..].iter().zip(slices[0]);
+                out.iter_mut().zip(values).for_each(|(o, (d, w))| *o = w + d);
             }
             Self::Fold(updates) => {
                 out.copy_from_slice(slices[0]);

@@ -34,7 +34,7 @@ pub use recipe::{cook, Recipe};
 pub use report::{Progress, Report, TensorReport};
 pub use task::{add_task_vectors, Cut, Draws};
 
-use crate::adapter::{import, Lora};
+use crate::adapter::{import, Change, Lora};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{check_fits, hash_on, validate_adapter, validate_model, Entry, File, Header, Imatrix};
 use crate::runtime::Runtime;
@@ -185,6 +185,35 @@ pub fn average(
     let workers = Workers::new(options.threads)?;
     let header = header(after, &lineage, workers.pool())?;
     finish(Plan { runtime, jobs, options, workers, header }, &lineage, after, notes, output, each)
+}
+
+/// Adds changes of whole weights to a model. Tensors that nothing changes are copied, whatever type is wanted, and so are rows of
+/// the others where the type stays.
+pub fn fold_changes(
+    runtime: &Runtime,
+    base: &File,
+    (file, changes): (&File, &[Change]),
+    options: &Options,
+    output: Option<&Path>,
+    each: &mut dyn FnMut(&Progress),
+) -> Result<Report> {
+    validate_model(base)?;
+    let workers = Workers::new(options.threads)?;
+    let jobs = base.tensors().iter().map(|tensor| {
+        let source = Source { file: base, tensor };
+        let rule = changes.iter().find(|c| c.weight == tensor.name).map_or(Rule::Copy, Rule::Change);
+        Ok(Job { entry: entry(&tensor.name, &source)?, sources: vec![source], rule })
+    });
+    let jobs = jobs.collect::<Result<Vec<_>>>()?;
+    let lineage = Lineage {
+        method: "fold",
+        parameters: Vec::new(),
+        weights: vec![1.0],
+        models: vec![base],
+        adapters: vec![file],
+    };
+    let header = header(base, &lineage, workers.pool())?;
+    finish(Plan { runtime, jobs, options, workers, header }, &lineage, base, Vec::new(), output, each)
 }
 
 /// All that is to be done.

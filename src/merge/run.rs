@@ -6,6 +6,7 @@ use super::outtype::file_type;
 use super::pass::{Chunk, Pass, Workers, STORE_VALUES};
 use super::sink::Sink;
 use super::{codec, Fidelity, Method, Options, OutType, Progress, TensorReport};
+use crate::adapter::Change;
 use crate::error::{Context, Error, Kind, Result};
 use crate::gguf::{check_output, validate_model, Entry, File, Header, Imatrix, Stream, Value};
 use crate::runtime::Runtime;
@@ -42,6 +43,7 @@ pub(super) enum Rule<'a> {
     Copy,
     Merge(Method),
     Fold(Vec<Update<'a>>),
+    Change(&'a Change),
 }
 
 /// Jobs with all that is needed to do them.
@@ -252,6 +254,7 @@ impl Run<'_> {
         let blend = match &job.rule {
             Rule::Merge(method) => Blend::new(method, &job.entry.name, &pass)?,
             Rule::Fold(updates) => Blend::Fold(updates),
+            Rule::Change(change) => Blend::Change(change),
             Rule::Copy => Blend::Sum(vec![1.0]),
         };
         let store = Store {
@@ -291,7 +294,7 @@ impl<'a> Job<'a> {
         let first = self.sources.first()?;
         let source = match &self.rule {
             Rule::Copy => first,
-            Rule::Fold(_) => return None,
+            Rule::Fold(_) | Rule::Change(_) => return None,
             Rule::Merge(method) => {
                 let alone = method.coefficients().and_then(|c| {
                     let only = c.iter().position(|&c| c == 1.0)?;
@@ -324,7 +327,8 @@ impl Store<'_> {
         let work = |chunk: &mut Chunk| {
             self.blend.apply(chunk, n_per_row)?;
             let Chunk { first_row, values, target, stored } = chunk;
-            let bytes = self.encode(ty, *first_row, target)?;
+            let mut bytes = self.encode(ty, *first_row, target)?;
+            self.keep_rows(ty, *first_row, [&values[0], target], &mut bytes);
             stored.resize(target.len(), 0.0);
             codec::decode(runtime, ty, &bytes, stored)?;
             let mut fidelity = Fidelity::default();
@@ -343,6 +347,20 @@ impl Store<'_> {
             sink.write(bytes)
         })?;
         Ok(total)
+    }
+
+    /// Rows without a change keep the first source's bytes: to decode and encode them again could move them.
+    fn keep_rows(&self, ty: Type, first_row: usize, [before, target]: [&[f32]; 2], bytes: &mut [u8]) {
+        let Some(source) = self.pass.sources.first().filter(|source| source.tensor.ty == ty) else { return };
+        let (n, row_bytes) = (self.pass.n_per_row, bytes.len() * self.pass.n_per_row / target.len().max(1));
+        let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+        let rows = target.chunks_exact(n).zip(before.chunks_exact(n)).zip(bytes.chunks_exact_mut(row_bytes));
+        for (i, ((target, before), bytes)) in rows.enumerate() {
+            if same(target, before) {
+                let at = (first_row + i) * row_bytes;
+                bytes.copy_from_slice(&source.data()[at..at + row_bytes]);
+            }
+        }
     }
 
     /// Encodes rows from `first_row` on; each matrix of a stack has importances of its own.

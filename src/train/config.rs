@@ -1,5 +1,6 @@
 //! Everything that decides a run, with its defaults in one place.
 
+use super::delta::DeltaKind;
 use super::method::Method;
 use super::{Precision, Recompute};
 use crate::adapter::LoraShape;
@@ -17,6 +18,8 @@ use std::path::PathBuf;
 pub struct TrainConfig {
     /// sft, dpo or kto.
     pub method: Method,
+    /// lora or full: factors beside the weights, or the weights themselves.
+    pub delta: DeltaKind,
     /// Rank r.
     pub lora_rank: usize,
     /// The update is scaled by alpha / r.
@@ -143,6 +146,7 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             method: Method::Dpo,
+            delta: DeltaKind::Lora,
             lora_rank: 16,
             lora_alpha: 32.0,
             lora_targets: "all-linear".into(),

@@ -6,7 +6,7 @@ use crate::train::TrainOverrides;
 fn what_is_written_is_read_again() {
     let config = TrainConfig { lora_rank: 4, ..TrainConfig::default() }.resolve().unwrap();
     assert_eq!(TrainConfig::from_toml(&config.to_toml().unwrap(), "x").unwrap(), config);
-    assert_eq!(config.learning_rate, Method::Dpo.learning_rate());
+    assert_eq!(config.learning_rate, Method::Dpo.learning_rate(config.delta));
 }
 
 #[test]

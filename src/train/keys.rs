@@ -1,6 +1,7 @@
 //! Which keys a configuration has a use for: the others are not written, and refused where someone gives them.
 
 use super::config::TrainConfig;
+use super::delta::DeltaKind;
 use super::method::Method;
 use super::resolve::bad;
 use crate::error::{Error, Kind, Result};
@@ -19,7 +20,16 @@ impl TrainConfig {
         let optim = format!("optimizer {} has no such constant", self.optim.name());
         let (adam, sgd) = (self.optim == OptimizerKind::AdamW, self.optim == OptimizerKind::Sgd);
         let has_floor = self.lr_scheduler_type == ScheduleKind::CosineWithMinLr;
+        let lora = self.delta == DeltaKind::Lora;
+        let factors = || format!("delta {} has no factors", self.delta.name());
         let uses = [
+            ("lora_rank", lora, factors()),
+            ("lora_alpha", lora, factors()),
+            ("use_rslora", lora, factors()),
+            ("lora_dropout", lora, factors()),
+            ("loraplus_lr_ratio", lora, factors()),
+            ("rank_pattern", lora, factors()),
+            ("alpha_pattern", lora, factors()),
             ("label_smoothing", smooths, loss_says.clone()),
             ("simpo_gamma", has(&[PreferenceLoss::Simpo]), loss_says.clone()),
             ("cpo_alpha", has(&[PreferenceLoss::Cpo]), loss_says),

@@ -1,5 +1,6 @@
 //! What is optimised, and on which rows.
 
+use super::delta::DeltaKind;
 use super::resolve::bad;
 use crate::data::{Rows, Sample};
 use crate::error::Result;
@@ -52,9 +53,12 @@ impl Method {
         )
     }
 
-    /// Learning rates that work on models of 100 to 300 million parameters (measured: README).
-    pub(super) fn learning_rate(self) -> f64 {
+    /// Learning rates of factors that work on models of 100 to 300 million parameters (measured: README); of whole weights, those
+    /// of fine-tuning and of ALLO's learning stage.
+    pub(super) fn learning_rate(self, delta: DeltaKind) -> f64 {
         match self {
+            Method::Sft if delta == DeltaKind::Full => 1e-5,
+            Method::Dpo | Method::Kto if delta == DeltaKind::Full => 5e-6,
             Method::Sft => 2e-4,
             Method::Dpo => 3e-4,
             Method::Kto => 2e-4,

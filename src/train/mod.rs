@@ -6,6 +6,7 @@
 mod checkpoint;
 mod config;
 mod course;
+mod delta;
 mod evaluate;
 mod forecast;
 mod grid;
@@ -27,6 +28,7 @@ mod trainer;
 pub use checkpoint::Checkpoint;
 pub use config::TrainConfig;
 pub use course::{Best, Course, Measured, Outcome};
+pub use delta::DeltaKind;
 pub(crate) use evaluate::packs;
 pub use evaluate::{evaluate, row_scores, summed_log_probs, EvalReport, References, RowScore};
 pub use forecast::Forecast;

@@ -1,6 +1,7 @@
 //! Flags, which win over a configuration's file.
 
 use super::config::TrainConfig;
+use super::delta::DeltaKind;
 use super::method::Method;
 use super::resolve::bad;
 use super::{Precision, Recompute};
@@ -54,6 +55,7 @@ pub struct TrainOverrides {
     pub recompute: Option<String>,
     pub device: Option<String>,
     pub n_gpu_layers: Option<u32>,
+    pub delta: Option<String>,
     pub mask: Option<PathBuf>,
     pub eval_data: Option<PathBuf>,
     pub eval_split: Option<f64>,
@@ -72,6 +74,9 @@ impl TrainConfig {
     pub fn apply(&mut self, flags: TrainOverrides) -> Result<()> {
         if let Some(name) = flags.method {
             self.method = Method::from_name(&name)?;
+        }
+        if let Some(name) = flags.delta {
+            self.delta = DeltaKind::from_name(&name)?;
         }
         let mut given = Vec::new();
         macro_rules! take {

@@ -1,6 +1,6 @@
 //! What a trainer moves.
 
-use crate::adapter::Lora;
+use crate::adapter::{Change, Lora};
 use crate::data::Sequence;
 use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
@@ -30,6 +30,10 @@ pub trait Policy {
     /// Block of the model that tensor `i` belongs to, if it belongs to one.
     fn block(&self, _i: usize) -> Option<usize> {
         None
+    }
+    /// The changes of whole weights as they are now, for a policy that moves them.
+    fn changes(&self) -> Vec<Change> {
+        Vec::new()
     }
     /// The adapter as it is now, for a policy that moves one.
     fn adapter(&self) -> Option<Lora> {
@@ -101,6 +105,10 @@ impl Policy for Engine {
     fn block(&self, i: usize) -> Option<usize> {
         let (name, _) = self.parameter_info(*self.trainable().get(i)?);
         name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        Engine::changes(self)
     }
 
     fn adapter(&self) -> Option<Lora> {

@@ -1,6 +1,7 @@
 //! What a configuration's values may be, and what follows from others.
 
 use super::config::TrainConfig;
+use super::delta::DeltaKind;
 use super::method::Method;
 use crate::data::LossMask;
 use crate::error::{Error, Kind, Result};
@@ -36,7 +37,7 @@ impl TrainConfig {
             self.precision = self.precision.resolve();
         }
         if self.learning_rate == 0.0 {
-            self.learning_rate = self.method.learning_rate();
+            self.learning_rate = self.method.learning_rate(self.delta);
         }
         if self.method != Method::Dpo && (self.loss_type != "sigmoid" || self.sft_weight != 0.0) {
             return Err(bad("loss_type", &format!("losses on pairs belong to method dpo, not {}", self.method.name())));
@@ -83,6 +84,7 @@ impl TrainConfig {
             }
         }
         self.resolve_evaluation()?;
+        self.resolve_delta()?;
         Ok(self)
     }
 
@@ -108,6 +110,18 @@ impl TrainConfig {
         ];
         match needs.into_iter().find(|(_, wanted)| *wanted && self.eval_steps == 0) {
             Some((name, _)) => Err(bad(name, "the run is not measured on its way: give eval-steps")),
+            None => Ok(()),
+        }
+    }
+
+    /// What the weights themselves, as they are trained, cannot do yet.
+    fn resolve_delta(&self) -> Result<()> {
+        if self.delta == DeltaKind::Lora {
+            return Ok(());
+        }
+        let no = [("load_best_model_at_end", self.load_best_model_at_end), ("keep_adapters", self.keep_adapters > 0)];
+        match no.into_iter().find(|(_, wanted)| *wanted) {
+            Some((name, _)) => Err(bad(name, "keeps adapters, and delta full has none")),
             None => Ok(()),
         }
     }

@@ -8,10 +8,11 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// Files that a run makes; overwriting removes these, adapters kept on the way, and nothing else.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "config.toml",
     "metrics.jsonl",
     "adapter.gguf",
+    "change.gguf",
     "run.json",
     "eval-items.jsonl",
     "samples.jsonl",
@@ -80,6 +81,11 @@ impl RunDir {
         let kept = Self { path: self.path.join(KEPT) };
         let of_kept = if kept.path.is_dir() { below(&kept)? } else { Vec::new() };
         Ok(below(self)?.into_iter().chain(of_kept).collect())
+    }
+
+    /// Where the changes of whole weights go.
+    pub fn change(&self) -> PathBuf {
+        self.path.join("change.gguf")
     }
 
     /// Where the checkpoint after `step` steps lies.

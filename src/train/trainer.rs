@@ -224,9 +224,12 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         chosen.iter().flat_map(|&i| self.packs[i as usize].iter().copied()).collect()
     }
 
-    /// One optimizer step, from 0.
-    pub fn step(&mut self, policy: &mut dyn Policy, step: usize) -> Result<StepReport> {
-        let begun = Instant::now();
+    /// Forms the gradients of a step's rows, from 0, and moves nothing: the policy holds them.
+    pub fn accumulate(&mut self, policy: &mut dyn Policy, step: usize) -> Result<()> {
+        self.gradients(policy, step).map(drop)
+    }
+
+    fn gradients(&mut self, policy: &mut dyn Policy, step: usize) -> Result<Tally> {
         let rows = self.rows(step);
         let samples = &self.data.samples;
         let units = StepUnits {
@@ -260,6 +263,14 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
             policy.backward(&gradients)?;
             self.num_tokens += sequences.iter().map(|s| s.tokens.len()).sum::<usize>();
         }
+        Ok(tally)
+    }
+
+    /// One optimizer step, from 0.
+    pub fn step(&mut self, policy: &mut dyn Policy, step: usize) -> Result<StepReport> {
+        let begun = Instant::now();
+        let tally = self.gradients(policy, step)?;
+        let rows = self.rows(step);
         let n_tensors = policy.lengths().len();
         let squares: Vec<f64> = (0..n_tensors).map(|i| sum_of_squares(policy.gradient(i))).collect();
         let grad_norm = squares.iter().sum::<f64>().sqrt();

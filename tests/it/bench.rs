@@ -3,7 +3,7 @@
 use crate::tiny;
 use llama_align::adapter::{Linear, Lora};
 use llama_align::data::{Dataset, Report, Sample, Sequence};
-use llama_align::engine::{Delta, Engine};
+use llama_align::engine::{Delta, Engine, Form};
 use llama_align::error::Result;
 use llama_align::runtime::{Model, Runtime};
 use llama_align::trace::{trace, Trace};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// Rank and alpha of all runs.
 const RANK: usize = 4;
-const ALPHA: f32 = 8.0;
+pub(crate) const ALPHA: f32 = 8.0;
 /// Rows of a data set: no multiple of the rows of a step, so that an epoch's last step is smaller.
 pub(crate) const ROWS: usize = 12;
 
@@ -78,6 +78,12 @@ impl Bench {
     /// One thread: tests run beside each other.
     pub(crate) fn engine(&self, lora: Lora) -> Engine {
         Engine::new(&self.model, &self.trace, vec![Delta { lora, scale: 1.0, trainable: true }], 1).unwrap()
+    }
+
+    /// The same in another form.
+    pub(crate) fn engine_in(&self, lora: Lora, form: Form) -> Engine {
+        let deltas = vec![Delta { lora, scale: 1.0, trainable: true }];
+        Engine::with_form(&self.model, &self.trace, deltas, 1, form).unwrap()
     }
 
     /// Trains from `lora` to the end.

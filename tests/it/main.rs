@@ -9,6 +9,7 @@ mod codecs;
 mod data;
 mod devices;
 mod dropout;
+mod full;
 mod generate;
 mod golden;
 mod gradients;

@@ -128,7 +128,7 @@ impl Case {
             let values = match parameter.role {
                 Role::A(_, f) => &factors[f].a,
                 Role::B(_, f) => &factors[f].b,
-                Role::Ratio => panic!("a fixed delta has no ratio"),
+                Role::Change(_) | Role::Ratio => panic!("a fixed delta has factors only"),
             };
             let values = values.iter().map(|&x| f64::from(x)).collect();
             oracle.give(parameter.value, Array::new(oracle.ne(parameter.value), values));

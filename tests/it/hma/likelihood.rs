@@ -51,7 +51,7 @@ fn exact(model: &Opened, weights: Rc<Vec<Array>>, lora: Option<(&Lora, &Shares)>
         let (values, by) = match parameter.role {
             Role::A(_, f) => (&lora.factors[f].a, 1.0),
             Role::B(_, f) => (&lora.factors[f].b, 1.0 - shares.of(&lora.factors[f].weight, false)),
-            Role::Ratio => panic!("a fixed delta has no ratio"),
+            Role::Change(_) | Role::Ratio => panic!("a fixed delta has factors only"),
         };
         let values = values.iter().map(|&x| by * f64::from(x)).collect();
         oracle.give(parameter.value, Array::new(oracle.ne(parameter.value), values));

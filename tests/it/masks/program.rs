@@ -17,19 +17,19 @@ fn run(dir: &Path, args: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(&output.stdout), err)
 }
 
-fn done(dir: &Path, args: &[&str]) -> String {
+pub(crate) fn done(dir: &Path, args: &[&str]) -> String {
     let (status, out, err) = run(dir, args);
     assert_eq!(status, 0, "{args:?}: {err}");
     out
 }
 
-fn refused(dir: &Path, args: &[&str], status: i32, says: &[&str]) {
+pub(crate) fn refused(dir: &Path, args: &[&str], status: i32, says: &[&str]) {
     let (found, _, err) = run(dir, args);
     assert_eq!(found, status, "{args:?}: {err}");
     says.iter().for_each(|text| assert!(err.contains(text), "{args:?}: {err} does not say {text}"));
 }
 
-fn workshop() -> tempfile::TempDir {
+pub(crate) fn workshop() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (model, name) in [("llama-tied", "m.gguf"), ("llama-untied", "other.gguf")] {
         tiny::find(model).write(&dir.path().join(name), Type::Q8_0).unwrap();

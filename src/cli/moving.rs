@@ -1,0 +1,112 @@
+//! What a run moves: factors, or whole weights; how it is held by a mask, run, and written.
+
+use super::initial;
+use crate::adapter::{export, export_changes, in_layers, resolve_targets, Change, Lineage, Linear, Lora};
+use crate::engine::{Delta, Engine, Form};
+use crate::error::{Context, Error, Kind, Result};
+use crate::gguf::{base_hash, File};
+use crate::mask::{hold, hold_changes, Hold, Mask};
+use crate::runtime::Model;
+use crate::trace::Trace;
+use crate::train::{DeltaKind, Outcome, RunDir, TrainConfig};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What moves, as it is before the first step.
+pub(super) enum Moving {
+    Factors(Lora),
+    Weights(Vec<Change>),
+}
+
+impl Moving {
+    /// Fresh factors, those of a file with their fingerprint, or weights that have not changed yet.
+    pub(super) fn start(
+        config: &TrainConfig,
+        trace: &Trace,
+        file: &File,
+        lora: Option<&Path>,
+    ) -> Result<(Self, Option<String>)> {
+        Ok(match (config.delta, lora) {
+            (DeltaKind::Lora, None) => (Self::Factors(initial::fresh(config, trace)?), None),
+            (DeltaKind::Lora, Some(path)) => {
+                let (lora, hash) = initial::from_file(path, file)?;
+                (Self::Factors(lora), Some(hash))
+            }
+            (DeltaKind::Full, None) => {
+                let linears = in_layers(&config.layers_to_transform, Linear::all(trace))?;
+                let targets = resolve_targets(&config.lora_targets, &linears)?;
+                (Self::Weights(targets.iter().map(Change::zero).collect()), None)
+            }
+            (DeltaKind::Full, Some(_)) => {
+                let message = "lora: --delta full moves no factors; fold the adapter into the model first";
+                return Err(Error::new(Kind::Argument, message));
+            }
+        })
+    }
+
+    /// Numbers of all that moves without a mask.
+    pub(super) fn n_numbers(&self) -> u64 {
+        match self {
+            Self::Factors(lora) => lora.factors.iter().map(|f| (f.a.len() + f.b.len()) as u64).sum(),
+            Self::Weights(changes) => changes.iter().map(|c| c.values.len() as u64).sum(),
+        }
+    }
+
+    /// Weights that move, and how.
+    pub(super) fn describe(&self, config: &TrainConfig) -> String {
+        match self {
+            Self::Factors(lora) => format!("{} weights adapted with r = {}", lora.factors.len(), config.lora_rank),
+            Self::Weights(changes) => format!("{} weights trained whole", changes.len()),
+        }
+    }
+
+    /// What a mask's file leaves free, with a fingerprint of the file. Fresh factors are made to suit it.
+    pub(super) fn hold(&mut self, path: &Path, base: &File) -> Result<(Hold, String)> {
+        let file = File::open(path)?;
+        let mask = Mask::from_file(&file)?;
+        Mask::check_base(&file, &base_hash(base))?;
+        let hold = match self {
+            Self::Factors(lora) => hold(&mask, lora),
+            Self::Weights(changes) => hold_changes(&mask, changes),
+        };
+        let hold = hold.during(|| path.display().to_string())?;
+        Ok((hold, format!("{} {}s", base_hash(&file), mask.granularity().name())))
+    }
+
+    /// The session that moves it.
+    pub(super) fn engine(
+        self,
+        model: &Arc<Model>,
+        trace: &Arc<Trace>,
+        config: &TrainConfig,
+        form: Form,
+    ) -> Result<Engine> {
+        let n_threads = config.threads;
+        match self {
+            Self::Factors(lora) => {
+                let delta = Delta { lora, scale: 1.0, trainable: true };
+                Engine::with_dropout(model, trace, vec![delta], n_threads, form, config.lora_dropout)
+            }
+            Self::Weights(changes) => Engine::with_changes(model, trace, Vec::new(), changes, n_threads, form),
+        }
+    }
+}
+
+/// Writes what was trained; returns where.
+pub(super) fn write(
+    config: &TrainConfig,
+    engine: &Engine,
+    outcome: Option<&Outcome>,
+    lineage: &Lineage,
+    run_dir: &RunDir,
+) -> Result<PathBuf> {
+    if config.delta == DeltaKind::Full {
+        export_changes(&engine.changes(), lineage, &run_dir.change())?;
+        return Ok(run_dir.change());
+    }
+    let best = outcome.and_then(|o| o.result.adapter.clone());
+    let now = || engine.deltas().into_iter().find(|delta| delta.trainable).map(|delta| delta.lora);
+    let trained = best.or_else(now).ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?;
+    export(&trained, lineage, &run_dir.adapter())?;
+    Ok(run_dir.adapter())
+}

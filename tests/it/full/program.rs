@@ -1,0 +1,122 @@
+//! Full training under a mask by the real program: warm-up, mask, run, resume, and the merged model.
+
+use crate::masks::program::{done, refused, workshop};
+use llama_align::adapter::import_changes;
+use llama_align::gguf::File;
+use llama_align::mask::{Granularity, Mask};
+
+const NEURONS: [&str; 11] =
+    ["neurons", "-m", "m.gguf", "-d", "pairs.jsonl", "-t", "1", "--delta", "full", "-o", "mask.gguf"];
+const TRAIN: [&str; 15] = [
+    "train",
+    "-m",
+    "m.gguf",
+    "-d",
+    "pairs.jsonl",
+    "-t",
+    "1",
+    "--delta",
+    "full",
+    "--mask",
+    "mask.gguf",
+    "--learning-rate",
+    "1e-3",
+    "--max-steps",
+    "2",
+];
+
+fn with<'a>(args: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [args, more].concat()
+}
+
+#[test]
+fn what_is_masked_out_is_the_base_byte_for_byte_in_the_model_that_comes_out() {
+    let shop = workshop();
+    let dir = shop.path();
+    done(dir, &with(&NEURONS, &["--granularity", "row", "--ratio", "0.1"]));
+    let mask = Mask::read(&dir.join("mask.gguf")).unwrap();
+    let run = ["-o", "run", "--save-steps", "1", "--save-total-limit", "0"];
+    let said = done(dir, &with(&TRAIN, &run));
+    assert!(said.contains("llama-align merge -m m.gguf --change run/change.gguf"), "{said}");
+    let first = std::fs::read(dir.join("run/change.gguf")).unwrap();
+    done(dir, &with(&TRAIN, &with(&run, &["--resume", "run/checkpoint-1.gguf"])));
+    assert!(std::fs::read(dir.join("run/change.gguf")).unwrap() == first, "a resumed run has other bytes");
+    let base = File::open(&dir.join("m.gguf")).unwrap();
+    let changes = import_changes(&File::open(&dir.join("run/change.gguf")).unwrap(), &base).unwrap();
+    for (out, name) in [("keep", "kept.gguf"), ("F32", "f32.gguf")] {
+        done(
+            dir,
+            &["merge", "-m", "m.gguf", "--change", "run/change.gguf", "--outtype", out, "--no-verify", "-o", name],
+        );
+        let tuned = File::open(&dir.join(name)).unwrap();
+        for tensor in base.tensors() {
+            let there = tuned.tensor(&tensor.name).unwrap();
+            let Some(change) = changes.iter().find(|c| c.weight == tensor.name) else {
+                assert!(there.ty == tensor.ty && tuned.data(there) == base.data(tensor), "{}", tensor.name);
+                continue;
+            };
+            let bits = &mask.tensor(&tensor.name).unwrap().bits;
+            let mut before = vec![0.0f32; change.values.len()];
+            quant::dequantize_row(tensor.ty, base.data(tensor), &mut before).unwrap();
+            let mut after = vec![0.0f32; change.values.len()];
+            quant::dequantize_row(there.ty, tuned.data(there), &mut after).unwrap();
+            let rows = before.chunks(change.n_in).zip(after.chunks(change.n_in)).zip(change.values.chunks(change.n_in));
+            for (row, ((before, after), d)) in rows.enumerate() {
+                if !bits.get(row) {
+                    assert_eq!(before, after, "{name} {} row {row}", tensor.name);
+                } else if out == "F32" {
+                    before.iter().zip(after).zip(d).for_each(|((b, a), d)| assert_eq!(b + d, *a));
+                }
+            }
+            if out == "keep" {
+                let row = tensor.bytes as usize / change.n_out;
+                let rows = base.data(tensor).chunks(row).zip(tuned.data(there).chunks(row)).enumerate();
+                rows.filter(|(i, _)| !bits.get(*i)).for_each(|(i, (b, t))| assert!(b == t, "{} row {i}", tensor.name));
+            }
+        }
+    }
+    // The merged model is a base for any other command.
+    done(dir, &["eval", "-m", "f32.gguf", "-d", "pairs.jsonl", "-t", "1"]);
+}
+
+#[test]
+fn scores_are_changes_or_gradients_of_single_weights() {
+    let shop = workshop();
+    let dir = shop.path();
+    let made = |more: &[&str]| {
+        done(dir, &with(&NEURONS, &with(&["--overwrite", "--max-steps", "2", "--ratio", "0.02"], more)));
+        Mask::read(&dir.join("mask.gguf")).unwrap()
+    };
+    let (change, gradient, squares) = (made(&[]), made(&["--score", "gradient"]), made(&["--score", "gradient2"]));
+    for mask in [&change, &gradient, &squares] {
+        assert_eq!((mask.granularity(), mask.count()), (Granularity::Weight, mask.n() / 50));
+    }
+    assert_eq!(change.provenance["score"], "|change|");
+    assert_eq!(squares.provenance["score"], "sum of gradient²");
+    // Both sums rank alike; AdamW's first steps are nearly as long for small gradients as for large ones.
+    let both = gradient.intersection(&squares).unwrap().count();
+    assert!(both * 10 > gradient.count() * 7, "{both} of {}", gradient.count());
+    assert!(gradient != squares && gradient != change);
+    // A run is a warm-up as well.
+    done(dir, &with(&TRAIN, &["-o", "run"]));
+    let again = ["neurons", "-m", "m.gguf", "--change", "run/change.gguf", "-o", "then.gguf", "--ratio", "0.01"];
+    done(dir, &again);
+    assert!(Mask::read(&dir.join("then.gguf")).unwrap().is_within(&squares).unwrap());
+}
+
+#[test]
+fn what_full_training_cannot_do_is_refused_by_name() {
+    let shop = workshop();
+    let dir = shop.path();
+    let train = with(&TRAIN[..9], &["-o", "run"]);
+    refused(dir, &with(&train, &["--lora-rank", "4"]), 2, &["lora-rank", "full"]);
+    refused(dir, &with(&train, &["--delta", "whole"]).into_iter().collect::<Vec<_>>(), 2, &["--delta"]);
+    refused(dir, &with(&NEURONS[..7], &["-o", "x.gguf", "--score", "gradient"]), 2, &["--score", "full"]);
+    refused(dir, &with(&NEURONS, &["--score", "size"]), 2, &["--score", "size"]);
+    let best = ["--eval-split", "0.3", "--eval-steps", "1", "--load-best-model-at-end"];
+    refused(dir, &with(&train, &best), 2, &["load-best-model-at-end", "full"]);
+    refused(dir, &["merge", "-m", "m.gguf", "--change", "m.gguf", "-o", "x.gguf"], 65, &["m.gguf", "changes"]);
+    done(dir, &with(&train, &["--max-steps", "1", "--learning-rate", "1e-3"]));
+    let other = ["merge", "-m", "other.gguf", "--change", "run/change.gguf", "-o", "x.gguf"];
+    refused(dir, &other, 78, &["change.gguf", "other.gguf"]);
+}
