@@ -178,7 +178,7 @@ fn rows(model: &Model, params: &BenchParams) -> Result<Dataset> {
             rejected.tokens[..half / 2].copy_from_slice(&chosen.tokens[..half / 2]);
             Ok(Sample::pair(i + 1, chosen, rejected))
         }
-        Method::Kto => Err(Error::new(Kind::Argument, "bench measures sft and dpo")),
+        Method::Kto | Method::Npo => Err(Error::new(Kind::Argument, "bench measures sft and dpo")),
     };
     let samples = (0..params.n_rows).map(sample).collect::<Result<Vec<_>>>()?;
     Ok(Dataset { samples, report: Report::default() })

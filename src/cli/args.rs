@@ -6,7 +6,7 @@ use super::args_data::{Adapters, DataCommand, PairsArgs, RateArgs, Sampling};
 use super::args_devices::{spelled_out, Devices};
 use super::args_held_out::HeldOutArgs;
 use super::args_loss::LossArgs;
-use super::args_mask::{MaskCommand, NeuronsArgs};
+use super::args_mask::{MaskCommand, NeuronsArgs, TokenWeightsArgs};
 use super::args_merge::MergeArgs;
 use super::args_optim::OptimArgs;
 use super::args_rows::RowsArgs;
@@ -33,7 +33,7 @@ const EXIT_CODES: &str = "Exit status: 0 ok, 2 usage or parameter, 65 bad data o
 pub(super) enum Command {
     /// Trace a model and compare the result with llama.cpp
     Check(CheckArgs),
-    /// Train a LoRA adapter on the quantised weights: sft, dpo or kto
+    /// Train a LoRA adapter, or the weights themselves, on a quantised model: sft, dpo, kto or npo
     Train(Box<TrainArgs>),
     /// Measure a model, with or without an adapter, on held-out data
     Eval(EvalArgs),
@@ -50,6 +50,8 @@ pub(super) enum Command {
     Merge(Box<MergeArgs>),
     /// Find the weights that preferences move, as a mask for train
     Neurons(NeuronsArgs),
+    /// Find the tokens of rejected answers that alignment makes less likely, as weights for train
+    TokenWeights(TokenWeightsArgs),
     /// Make masks of masks: union, intersection, difference, complement, a random control
     #[command(subcommand)]
     Mask(MaskCommand),
@@ -116,7 +118,7 @@ pub(super) struct TrainArgs {
     /// Configuration in TOML; flags win over it. Lists in its [grid] make a run for each combination
     #[arg(long)]
     pub(super) config: Option<PathBuf>,
-    /// sft, dpo or kto [default: dpo]
+    /// sft, dpo, kto or npo [default: dpo]
     #[arg(long)]
     pub(super) method: Option<String>,
     #[command(flatten)]

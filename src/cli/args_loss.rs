@@ -2,9 +2,16 @@
 
 use crate::train::TrainOverrides;
 use clap::Args;
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(super) struct LossArgs {
+    /// Weights of single tokens: JSON lines with the line of a row and a number for each of its tokens
+    #[arg(long)]
+    token_weights: Option<PathBuf>,
+    /// Share of a rejected answer's tokens that dpo sees: those that the policy likes least, against the reference (ALLO: 0.1)
+    #[arg(long)]
+    rejected_share: Option<f64>,
     /// Loss on pairs (dpo), or several with commas between them, then also sft: sigmoid, cdpo, robust, hinge, ipo,
     /// sigmoid_norm, apo_zero, apo_down, simpo, cpo, orpo, bco_pair, nca_pair, sppo_hard [default: sigmoid]
     #[arg(long)]
@@ -39,6 +46,8 @@ impl LossArgs {
     /// Into the configuration's flags.
     pub(super) fn overrides(&self, rest: TrainOverrides) -> TrainOverrides {
         TrainOverrides {
+            token_weights: self.token_weights.clone(),
+            rejected_share: self.rejected_share,
             loss_type: self.loss_type.clone(),
             loss_weights: self.loss_weights.clone(),
             beta: self.beta,

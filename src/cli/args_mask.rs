@@ -118,3 +118,39 @@ pub(super) struct MaskOutput {
     #[arg(long)]
     pub(super) overwrite: bool,
 }
+
+#[derive(Debug, Args)]
+pub(super) struct TokenWeightsArgs {
+    /// Model in GGUF: the base of the log-ratios
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    /// Adapter of a run of DPO: with it the model is the aligned one
+    #[arg(long)]
+    pub(super) lora: PathBuf,
+    /// Pairs
+    #[arg(short = 'd', long = "data")]
+    pub(super) data: PathBuf,
+    /// Weights to make, JSON lines
+    #[arg(short = 'o', long)]
+    pub(super) output: PathBuf,
+    /// Rejected tokens whose log-ratio is below get weight 1, the others 0
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(super) below: f64,
+    /// Instead: the share of every rejected answer's tokens whose log-ratio is lowest
+    #[arg(long, conflicts_with = "below")]
+    pub(super) share: Option<f64>,
+    /// File for a page with the answers coloured
+    #[arg(long)]
+    pub(super) html: Option<PathBuf>,
+    /// Longest row, in tokens
+    #[arg(long, default_value_t = 1024)]
+    pub(super) max_length: usize,
+    /// Columns that files call otherwise: prompt=question,chosen=right_answer
+    #[arg(long, default_value = "")]
+    pub(super) columns: String,
+    /// Replace existing files
+    #[arg(long)]
+    pub(super) overwrite: bool,
+    #[command(flatten)]
+    pub(super) threads: Threads,
+}

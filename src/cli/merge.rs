@@ -290,6 +290,12 @@ fn print(report: &Report, options: &Options, printer: &mut Printer) {
         worst.iter().for_each(|tensor| printer.data(&format!("  {}", line(tensor))));
         printer.data(&format!("all changed tensors together: {}", figures(&report.overall())));
     }
+    match report.overall().leaked() {
+        n if n > 0 && report.method == "fold" => printer.data(&format!(
+            "{n} weights that were to stay what they are did not: their blocks hold others that change; --outtype F32 keeps them"
+        )),
+        _ => {}
+    }
     let (copied, raised) = (report.copied(), report.raised());
     let changed = report.tensors.iter().filter(|t| t.from != t.to).count() - raised;
     let kept = report.tensors.len() - copied - raised - changed;

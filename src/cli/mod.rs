@@ -46,6 +46,7 @@ mod sampling;
 mod serving;
 mod steps;
 mod task;
+mod token_weights;
 mod train;
 mod watch;
 
@@ -81,6 +82,7 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
         Command::Rate(args) => rate::run(&args, &mut printer),
         Command::Merge(args) => merge::run(&args, &mut printer),
         Command::Neurons(args) => neurons::run(&args, &mut printer),
+        Command::TokenWeights(args) => token_weights::run(&args, &mut printer),
         Command::Mask(command) => mask::run(&command, &mut printer),
         Command::Hma(args) => hma::run(&args, &mut printer),
         Command::Adapter(command) => adapter::run(&command, &mut printer),

@@ -51,7 +51,11 @@ pub(super) fn run(args: &NeuronsArgs, printer: &mut Printer) -> Result<u8> {
     };
     let order = if args.smallest { "smallest" } else { "largest" };
     let rule = if args.as_released { "as released".to_owned() } else { format!("{order}, skip {}", args.skip) };
-    let of = if granularity == Granularity::Weight { "" } else { "mean " };
+    let of = match granularity {
+        Granularity::Weight => "",
+        Granularity::Row | Granularity::Column => "norm of ",
+        Granularity::Tensor => "mean ",
+    };
     let score = format!("{of}{}", score.name());
     provenance.extend([("score", score), ("rule", rule), ("ratio", args.ratio.to_string())]);
     chosen.provenance = provenance.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();

@@ -4,7 +4,7 @@
 use super::interrupt::Interrupt;
 use super::watch::{Keep, Watch};
 use super::Printer;
-use crate::data::Dataset;
+use crate::data::{Dataset, TokenWeights};
 use crate::engine::{Engine, Profile};
 use crate::error::{Error, Kind, Result};
 use crate::mask::Hold;
@@ -20,6 +20,8 @@ pub(super) struct Steps<'a> {
     pub(super) data: &'a Dataset,
     pub(super) held_out: Option<&'a HeldOut<&'a Dataset>>,
     pub(super) origin: &'a Origin,
+    /// Weights of single tokens.
+    pub(super) weights: Option<&'a TokenWeights>,
     /// What a mask leaves free.
     pub(super) hold: Option<&'a Hold>,
     /// Where it goes on from.
@@ -76,6 +78,9 @@ impl Steps<'_> {
             None => Trainer::new(config, self.data, engine, &mut shared)?,
             Some(checkpoint) => Trainer::resume(config, self.data, engine, checkpoint.state.clone())?,
         };
+        if let Some(weights) = self.weights {
+            trainer.weigh(weights.clone());
+        }
         if let Some(hold) = self.hold {
             trainer.hold(engine, hold)?;
         }

@@ -11,7 +11,7 @@ use super::watch::Keep;
 use super::{dataset, devices, initial, open_model, plan, Printer};
 use crate::adapter::Lineage;
 use crate::check::checked_trace;
-use crate::data::{read_all_with, Dataset, Rows, Text};
+use crate::data::{read_all_with, Dataset, Rows, Text, TokenWeights};
 use crate::engine::{Layout, Profile};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, base_hash, Value};
@@ -64,6 +64,7 @@ pub(super) fn one(
     config.max_length = dataset::max_length(config.max_length, &model, printer);
     let Loaded { data, held_out, prompts } = rows(args, &config, &model)?;
     report_data(printer, &args.data, &data);
+    let weights = config.token_weights.as_deref().map(|path| TokenWeights::read(path, &data)).transpose()?;
     let form = config.precision.form_for(&model)?;
     let (trace, check) = checked_trace(&model, config.threads, form)?;
     if let Some(op) = check.unsupported.first() {
@@ -107,6 +108,7 @@ pub(super) fn one(
     }
     let mut origin = Origin::here(&config, base_hash(&file), &data, held_out.as_ref());
     (origin.lora, origin.mask) = (lora_hash, mask_hash);
+    origin.token_weights = weights.as_ref().map(TokenWeights::digest);
     model.devices().iter().for_each(|d| origin.kernels += &format!(", {}", d.description));
     let (run_dir, mut metrics) = match &start {
         Start::From(begun) => {
@@ -141,6 +143,7 @@ pub(super) fn one(
         data: &data,
         held_out: held,
         origin: &origin,
+        weights: weights.as_ref(),
         hold: hold.as_ref(),
         from,
         interrupt: &interrupt,

@@ -23,6 +23,7 @@ mod sample;
 mod special;
 mod split;
 mod template;
+mod token_weights;
 mod tokens;
 
 pub use check::{check, DataCheck, Lengths};
@@ -40,4 +41,5 @@ pub use rows::Rows;
 pub use sample::{Example, Message, Row, Text};
 pub use special::Controls;
 pub use template::Template;
+pub use token_weights::TokenWeights;
 pub use tokens::{Sequence, Tokenize};

@@ -44,7 +44,9 @@ impl Scores for Table {
     }
 }
 
-/// Scores of larger parts from those of weights: the mean of each part's weights, so that long rows and short ones compare.
+/// Scores of larger parts from those of weights. A row's and a column's is the norm of its weights' scores: what the neuron's
+/// result can change by, whatever the number of its inputs (the change of a LoRA's weights is smaller where rows are long, since
+/// A begins at 1/√n_in). A tensor's is their mean, so that large tensors and small ones compare.
 ///
 /// # Errors
 /// If the scores are not those of weights.
@@ -53,6 +55,7 @@ pub fn pool(scores: &dyn Scores, granularity: Granularity) -> Result<Table> {
         let own = scores.granularity().name();
         return Err(Error::new(Kind::Argument, format!("granularity: scores of {own}s cannot be taken apart")));
     }
+    let by_norm = matches!(granularity, Granularity::Row | Granularity::Column);
     let mut values = Vec::with_capacity(scores.shapes().len());
     for (i, shape) in scores.shapes().iter().enumerate() {
         let mut sums = vec![0.0f64; shape.units(granularity)];
@@ -65,13 +68,15 @@ pub fn pool(scores: &dyn Scores, granularity: Granularity) -> Result<Table> {
                     Granularity::Column => at % shape.n_in,
                     Granularity::Tensor => 0,
                 };
-                sums[part] += f64::from(value);
+                let value = f64::from(value);
+                sums[part] += if by_norm { value * value } else { value };
                 at += 1;
             }
             Ok(())
         })?;
         let n = shape.weights_per_unit(granularity) as f64;
-        values.push(sums.into_iter().map(|sum| (sum / n) as f32).collect());
+        let pooled = |sum: f64| if by_norm { sum.sqrt() } else { sum / n };
+        values.push(sums.into_iter().map(|sum| pooled(sum) as f32).collect());
     }
     Table::new(granularity, scores.shapes().to_vec(), values)
 }

@@ -103,13 +103,13 @@ fn what_is_no_score_or_no_share_is_refused() {
 }
 
 #[test]
-fn rows_and_columns_are_ranked_by_their_means() {
+fn rows_and_columns_are_ranked_by_their_norms_and_tensors_by_their_means() {
     let shapes = vec![Shape { name: "w".into(), n_in: 3, n_out: 2 }];
-    let scores = Table::new(Granularity::Weight, shapes, vec![vec![1.0, 2.0, 6.0, 4.0, 0.0, 1.0]]).unwrap();
+    let scores = Table::new(Granularity::Weight, shapes, vec![vec![3.0, 0.0, 4.0, 4.0, 0.0, 3.0]]).unwrap();
     let pooled = |granularity| pool(&scores, granularity).unwrap().values(0).to_vec();
-    assert_eq!(pooled(Granularity::Row), [3.0, 5.0 / 3.0]);
-    assert_eq!(pooled(Granularity::Column), [2.5, 1.0, 3.5]);
+    assert_eq!(pooled(Granularity::Row), [5.0, 5.0]);
+    assert_eq!(pooled(Granularity::Column), [5.0, 0.0, 5.0]);
     assert_eq!(pooled(Granularity::Tensor), [14.0 / 6.0]);
     let mask = select(&pool(&scores, Granularity::Column).unwrap(), Order::Largest, Band::first(0.4)).unwrap();
-    assert_eq!((places(&mask), mask.n_weights()), (vec![(0, 2)], 2));
+    assert_eq!((places(&mask), mask.n_weights()), (vec![(0, 0)], 2));
 }

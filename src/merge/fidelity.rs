@@ -10,6 +10,7 @@ pub struct Fidelity {
     product: f64,
     error: f64,
     n: u64,
+    leaked: u64,
 }
 
 impl Fidelity {
@@ -21,6 +22,8 @@ impl Fidelity {
         self.product += product;
         self.error += error;
         self.n += before.len() as u64;
+        let kept = before.iter().zip(target).zip(stored).filter(|((b, t), _)| b == t);
+        self.leaked += kept.filter(|((b, _), s)| b != s).count() as u64;
     }
 
     /// False where a value was no finite number, or changes are too large for their squares.
@@ -35,6 +38,7 @@ impl Fidelity {
         self.product += next.product;
         self.error += next.error;
         self.n += next.n;
+        self.leaked += next.leaked;
     }
 
     /// Cosine of the wanted and the realised change; 0 where nothing of it was realised, `None` where none was wanted.
@@ -52,6 +56,11 @@ impl Fidelity {
     /// it; `None` where none was wanted.
     pub fn gain(&self) -> Option<f64> {
         (self.wanted > 0.0).then(|| self.product / self.wanted)
+    }
+
+    /// Elements that were to stay what they are and did not: storage moves the neighbours of what changes.
+    pub fn leaked(&self) -> u64 {
+        self.leaked
     }
 
     /// Root of the mean square of the difference, per element.
@@ -84,7 +93,11 @@ mod tests {
         assert_eq!((lost.cosine(), lost.norm_ratio(), lost.rmse()), (Some(0.0), Some(0.0), 0.5));
         let mut none = Fidelity::default();
         none.add(&[1.0], &[1.0], &[1.25]);
-        assert_eq!((none.cosine(), none.norm_ratio()), (None, None));
+        assert_eq!((none.cosine(), none.norm_ratio(), none.leaked()), (None, None, 1));
+        let mut part = Fidelity::default();
+        part.add(&[1.0, 2.0, 3.0], &[1.0, 2.5, 3.0], &[1.0, 2.5, 3.25]);
+        part.merge(&none);
+        assert_eq!(part.leaked(), 2);
         exact.merge(&lost);
         assert_eq!(exact.wanted_rms(), (1.25f64 / 2.0).sqrt());
     }

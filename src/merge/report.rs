@@ -115,5 +115,6 @@ impl Report {
 fn numbers(f: &Fidelity) -> Value {
     json!({
         "cosine": f.cosine(), "norm_ratio": f.norm_ratio(), "gain": f.gain(), "rmse": f.rmse(), "wanted_rms": f.wanted_rms(),
+        "leaked": f.leaked(),
     })
 }

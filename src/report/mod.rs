@@ -13,6 +13,7 @@ mod plot;
 mod record;
 mod scale;
 mod table;
+mod tokens;
 mod view;
 
 pub use averaging::{averaging_page, GroupRecord, HmaRecord, LikelihoodRecord};
@@ -24,4 +25,5 @@ pub use record::{
     TaxRecord,
 };
 pub use table::TableFormat;
+pub use tokens::{tokens_page, TokenAnswer};
 pub use view::{RunView, SampleAnswer};

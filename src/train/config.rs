@@ -34,6 +34,10 @@ pub struct TrainConfig {
     pub lora_dropout: f32,
     /// Rate of B over that of A (LoRA+); 1 is plain LoRA.
     pub loraplus_lr_ratio: f64,
+    /// Weights of single tokens.
+    pub token_weights: Option<PathBuf>,
+    /// Share of a rejected answer's tokens, those of the lowest log-ratio, that the loss sees (dpo); 1 means all.
+    pub rejected_share: f64,
     /// Mask of what may move.
     pub mask: Option<PathBuf>,
     /// Peak rate; 0 means the method's default.
@@ -154,6 +158,8 @@ impl Default for TrainConfig {
             use_rslora: false,
             lora_dropout: 0.0,
             loraplus_lr_ratio: 1.0,
+            token_weights: None,
+            rejected_share: 1.0,
             mask: None,
             learning_rate: 0.0,
             lr_scheduler_type: ScheduleKind::Cosine,
@@ -220,7 +226,7 @@ impl TrainConfig {
         Ok(match self.method {
             Method::Sft => false,
             Method::Dpo => self.mixture()?.has_reference(),
-            Method::Kto => true,
+            Method::Kto | Method::Npo => true,
         })
     }
 

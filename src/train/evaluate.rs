@@ -8,10 +8,11 @@ use crate::error::{Error, Kind, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Summed reference log-probs of rows' sequences, and of KTO's mismatched pairs.
+/// Reference log-probs of rows' sequences, token by token and summed, and sums of KTO's mismatched pairs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct References {
     rows: BTreeMap<usize, Vec<f64>>,
+    tokens: BTreeMap<usize, Vec<Vec<f32>>>,
     mismatched: BTreeMap<usize, f64>,
 }
 
@@ -35,9 +36,9 @@ impl References {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
         let sequences: Vec<&Sequence> = rows.iter().flat_map(|&r| samples[r].sequences()).collect();
-        let mut totals = summed_log_probs(policy, &sequences, max_tokens, progress)?.into_iter();
-        let own = |&r: &usize| (r, totals.by_ref().take(samples[r].sequences().count()).collect());
-        let mut references = Self { rows: rows.iter().map(own).collect(), mismatched: BTreeMap::new() };
+        let mut logps = log_probs(policy, &sequences, max_tokens, progress)?.into_iter();
+        let own = |&r: &usize| (r, logps.by_ref().take(samples[r].sequences().count()).collect());
+        let mut references = Self::of_tokens(rows.iter().map(own).collect());
         if let Some(max_length) = mismatched_max_length {
             let pairs = rows.iter().map(|&r| mismatched(samples, r, max_length)).collect::<Result<Vec<_>>>()?;
             let mut after = |done| progress(sequences.len() + done);
@@ -47,15 +48,26 @@ impl References {
         Ok(references)
     }
 
-    /// Every row's number, number of sums, sums, and mismatched pair (a count of 0 or 1 before it), one after another.
+    fn of_tokens(tokens: BTreeMap<usize, Vec<Vec<f32>>>) -> Self {
+        let sums = |(row, logps): (&usize, &Vec<Vec<f32>>)| (*row, logps.iter().map(|l| total(l)).collect());
+        Self { rows: tokens.iter().map(sums).collect(), tokens, mismatched: BTreeMap::new() }
+    }
+
+    /// Every row's number, number of sequences, each with its length before it, and mismatched pair (a count of 0 or 1 before
+    /// it), one after another.
     pub(super) fn to_numbers(&self) -> Vec<f64> {
-        let rows = self.rows.iter().flat_map(|(row, sums)| {
+        let mut numbers = Vec::new();
+        for (row, logps) in &self.tokens {
+            numbers.extend([*row as f64, logps.len() as f64]);
+            for sequence in logps {
+                numbers.push(sequence.len() as f64);
+                numbers.extend(sequence.iter().map(|&l| f64::from(l)));
+            }
             let mismatched = self.mismatched.get(row);
-            let head = [*row as f64, sums.len() as f64];
-            let tail = std::iter::once(f64::from(u8::from(mismatched.is_some()))).chain(mismatched.copied());
-            head.into_iter().chain(sums.iter().copied()).chain(tail)
-        });
-        rows.collect()
+            numbers.push(f64::from(u8::from(mismatched.is_some())));
+            numbers.extend(mismatched);
+        }
+        numbers
     }
 
     /// The inverse; `None` for numbers that are no such table.
@@ -63,15 +75,22 @@ impl References {
         fn count(rest: &mut std::slice::Iter<'_, f64>, max: f64) -> Option<usize> {
             rest.next().filter(|n| n.fract() == 0.0 && (0.0..=max).contains(*n)).map(|&n| n as usize)
         }
-        let (mut found, mut rest) = (Self::default(), numbers.iter());
+        let (mut tokens, mut mismatched, mut rest) = (BTreeMap::new(), BTreeMap::new(), numbers.iter());
         while !rest.as_slice().is_empty() {
             let (row, n) = (count(&mut rest, 1e15)?, count(&mut rest, 2.0)?);
-            found.rows.insert(row, rest.by_ref().take(n).copied().collect());
+            let mut logps = Vec::with_capacity(n);
+            for _ in 0..n {
+                let length = count(&mut rest, 1e15)?;
+                let own = rest.as_slice().get(..length)?;
+                logps.push(own.iter().map(|&l| l as f32).collect::<Vec<f32>>());
+                rest = rest.as_slice()[length..].iter();
+            }
+            tokens.insert(row, logps);
             if count(&mut rest, 1.0)? == 1 {
-                found.mismatched.insert(row, *rest.next()?);
+                mismatched.insert(row, *rest.next()?);
             }
         }
-        Some(found)
+        Some(Self { mismatched, ..Self::of_tokens(tokens) })
     }
 
     /// Adds what was measured on other rows.
@@ -88,6 +107,11 @@ impl References {
     /// The sums of a row's sequences.
     pub(super) fn of(&self, row: usize) -> Result<&[f64]> {
         self.rows.get(&row).map(Vec::as_slice).ok_or_else(|| unmeasured(row))
+    }
+
+    /// The log-probs of a row's sequences.
+    pub fn tokens_of(&self, row: usize) -> Result<&[Vec<f32>]> {
+        self.tokens.get(&row).map(Vec::as_slice).ok_or_else(|| unmeasured(row))
     }
 
     /// The sum of a row's mismatched pair.
@@ -126,12 +150,22 @@ pub fn summed_log_probs(
     max_tokens: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<f64>> {
-    let mut sums = Vec::with_capacity(sequences.len());
+    Ok(log_probs(policy, sequences, max_tokens, progress)?.iter().map(|l| total(l)).collect())
+}
+
+/// The same, token by token.
+fn log_probs(
+    policy: &mut dyn Policy,
+    sequences: &[&Sequence],
+    max_tokens: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<f32>>> {
+    let mut logps = Vec::with_capacity(sequences.len());
     for pack in packs(sequences, max_tokens) {
-        sums.extend(policy.log_probs(pack)?.iter().map(|l| total(l)));
-        progress(sums.len());
+        logps.extend(policy.log_probs(pack)?);
+        progress(logps.len());
     }
-    Ok(sums)
+    Ok(logps)
 }
 
 /// What was measured on held-out rows; fields that do not apply are absent.

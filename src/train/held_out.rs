@@ -3,11 +3,10 @@
 use super::config::TrainConfig;
 use super::evaluate::{evaluate, row_scores, EvalReport, References, RowScore};
 use super::method::Method;
-use super::objective::{baseline, n_chosen_tokens, pair_logps};
+use super::objective::{baseline, count_units, row_loss, RowLogps, Tally};
 use super::policy::Policy;
-use crate::data::{Dataset, Sample, Sequence};
+use crate::data::{Dataset, TokenWeights};
 use crate::error::Result;
-use crate::loss::{kto, ExampleLogps, PairUnits};
 use std::ops::Deref;
 
 /// Held-out rows, and what the weights at the run's start make of them. `D` is `&Dataset` or `Arc<Dataset>`.
@@ -62,36 +61,22 @@ fn measure(config: &TrainConfig, data: &Dataset, policy: &mut dyn Policy) -> Res
     References::of_rows(policy, &data.samples, &rows, mismatched, config.micro_batch_tokens, &mut |_| {})
 }
 
-/// The run's loss over all held-out rows, as over one optimizer step.
+/// The run's loss over all held-out rows, as over one optimizer step; every token counts.
 fn loss(config: &TrainConfig, data: &Dataset, now: &References, start: &References) -> Result<f64> {
-    let n = data.samples.len();
+    let (samples, weights) = (&data.samples, TokenWeights::default());
     let kl = match config.method {
         Method::Kto => {
-            let sums = |r: &References| (0..n).map(|row| r.of_mismatched(row)).collect::<Result<Vec<_>>>();
+            let sums = |r: &References| (0..samples.len()).map(|row| r.of_mismatched(row)).collect::<Result<Vec<_>>>();
             baseline(&sums(now)?, &sums(start)?)
         }
-        Method::Sft | Method::Dpo => 0.0,
+        Method::Sft | Method::Dpo | Method::Npo => 0.0,
     };
-    let units = PairUnits { n_pairs: n, n_chosen_tokens: data.samples.iter().map(n_chosen_tokens).sum() };
-    let (mut sum, mut n_tokens) = (0.0, 0);
-    for (row, sample) in data.samples.iter().enumerate() {
-        let (sums, reference) = (now.of(row)?, start.of(row)?);
-        match sample {
-            Sample::Completion { sequence, .. } => {
-                sum -= sums[0];
-                n_tokens += sequence.n_scored();
-            }
-            Sample::Pair { chosen, rejected, .. } => {
-                let lengths = [chosen, rejected].map(Sequence::n_scored);
-                let mixture = config.mixture()?;
-                let reference = if mixture.has_reference() { reference } else { &[0.0; 2] };
-                sum += mixture.of(&pair_logps(sums, reference, lengths), units).loss;
-            }
-            Sample::Labelled { desirable, .. } => {
-                let example = ExampleLogps { policy: sums[0], reference: reference[0], desirable: *desirable };
-                sum += kto(&example, kl, config.beta, [config.desirable_weight, config.undesirable_weight], n).loss;
-            }
-        }
+    let rows: Vec<usize> = (0..samples.len()).collect();
+    let units = count_units(samples, &rows, &weights, kl);
+    let mut tally = Tally::default();
+    for (row, sample) in samples.iter().enumerate() {
+        let logps = RowLogps { row, policy: now.tokens_of(row)?, references: start, weights: &weights };
+        row_loss(config, sample, &logps, &units, &mut tally)?;
     }
-    Ok(if n_tokens > 0 { sum / n_tokens as f64 } else { sum })
+    Ok(tally.loss)
 }

@@ -16,6 +16,9 @@ pub enum Method {
     Dpo,
     /// Kahneman-Tversky optimisation on labelled completions.
     Kto,
+    /// Negative preference optimisation of the tokens of pairs' rejected answers: ALLO's forgetting. Chosen answers are only
+    /// watched.
+    Npo,
 }
 
 impl Method {
@@ -25,20 +28,22 @@ impl Method {
             Method::Sft => "sft",
             Method::Dpo => "dpo",
             Method::Kto => "kto",
+            Method::Npo => "npo",
         }
     }
 
     /// Reads its name.
     pub fn from_name(name: &str) -> Result<Self> {
-        let found = [Method::Sft, Method::Dpo, Method::Kto].into_iter().find(|m| m.name() == name.to_ascii_lowercase());
-        found.ok_or_else(|| bad("method", &format!("{name} is none of sft, dpo, kto")))
+        let all = [Method::Sft, Method::Dpo, Method::Kto, Method::Npo];
+        let found = all.into_iter().find(|m| m.name() == name.to_ascii_lowercase());
+        found.ok_or_else(|| bad("method", &format!("{name} is none of sft, dpo, kto, npo")))
     }
 
     /// Converts rows to what the method trains on.
     pub fn rows(self, rows: Rows) -> Result<Rows> {
         match self {
             Method::Sft => rows.into_completions(),
-            Method::Dpo => rows.into_pairs(),
+            Method::Dpo | Method::Npo => rows.into_pairs(),
             Method::Kto => rows.into_labelled(),
         }
     }
@@ -48,7 +53,7 @@ impl Method {
         matches!(
             (self, sample),
             (Method::Sft, Sample::Completion { .. })
-                | (Method::Dpo, Sample::Pair { .. })
+                | (Method::Dpo | Method::Npo, Sample::Pair { .. })
                 | (Method::Kto, Sample::Labelled { .. })
         )
     }
@@ -59,9 +64,12 @@ impl Method {
         match self {
             Method::Sft if delta == DeltaKind::Full => 1e-5,
             Method::Dpo | Method::Kto if delta == DeltaKind::Full => 5e-6,
+            Method::Npo if delta == DeltaKind::Full => 5e-7,
             Method::Sft => 2e-4,
             Method::Dpo => 3e-4,
             Method::Kto => 2e-4,
+            // A tenth of the learning stage's, as ALLO has it.
+            Method::Npo => 3e-5,
         }
     }
 }

@@ -26,11 +26,15 @@ pub struct Origin {
     /// Fingerprint of the mask that holds a part of what is trained.
     #[serde(default)]
     pub mask: Option<String>,
+    /// Fingerprint of the weights of single tokens.
+    #[serde(default)]
+    pub token_weights: Option<String>,
 }
 
 /// Keys whose value changes nothing about a run's steps.
 // Of the files that keys name, fingerprints are compared.
-const WITHOUT_EFFECT: [&str; 5] = ["mask", "eval_data", "save_steps", "save_total_limit", "keep_adapters"];
+const WITHOUT_EFFECT: [&str; 6] =
+    ["mask", "token_weights", "eval_data", "save_steps", "save_total_limit", "keep_adapters"];
 /// Keys that change a run's bits and nothing else.
 const PLAN: [&str; 5] = ["threads", "precision", "recompute", "device", "n_gpu_layers"];
 
@@ -47,6 +51,7 @@ impl Origin {
             eval_data: eval_data.map(Dataset::digest),
             lora: None,
             mask: None,
+            token_weights: None,
         }
     }
 
@@ -78,6 +83,11 @@ impl Origin {
                 "the fingerprint of --mask",
                 self.mask.clone().unwrap_or_else(none),
                 wanted.mask.clone().unwrap_or_else(none),
+            ),
+            (
+                "the fingerprint of --token-weights",
+                self.token_weights.clone().unwrap_or_else(none),
+                wanted.token_weights.clone().unwrap_or_else(none),
             ),
         ];
         if let Some((what, was, is)) = inputs.iter().find(|(_, was, is)| was != is) {

@@ -56,6 +56,8 @@ pub struct TrainOverrides {
     pub device: Option<String>,
     pub n_gpu_layers: Option<u32>,
     pub delta: Option<String>,
+    pub token_weights: Option<PathBuf>,
+    pub rejected_share: Option<f64>,
     pub mask: Option<PathBuf>,
     pub eval_data: Option<PathBuf>,
     pub eval_split: Option<f64>,
@@ -86,6 +88,7 @@ impl TrainConfig {
         }
         take!(layers_to_transform, use_rslora, lora_dropout, loraplus_lr_ratio);
         take!(lora_rank, lora_alpha, lora_targets, learning_rate, batch_size, grad_accum, max_length, seed, threads);
+        take!(rejected_share);
         take!(loss_type, loss_weights, beta, label_smoothing, simpo_gamma, cpo_alpha, sft_weight);
         take!(desirable_weight, undesirable_weight, sgd_momentum, weight_decay, min_lr);
         take!(eval_split, eval_steps, early_stopping_patience, metric_for_best_model);
@@ -144,6 +147,9 @@ impl TrainConfig {
         }
         if let Some(steps) = flags.max_steps {
             self.max_steps = steps;
+        }
+        if flags.token_weights.is_some() {
+            self.token_weights = flags.token_weights;
         }
         if flags.mask.is_some() {
             self.mask = flags.mask;

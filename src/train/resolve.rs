@@ -77,11 +77,18 @@ impl TrainConfig {
             ("adam_beta2", self.adam_beta2, 0.0, 0.999_999_9),
             ("adam_epsilon", self.adam_epsilon, 0.0, 1.0),
             ("eval_split", self.eval_split, 0.0, 0.999),
+            ("rejected_share", self.rejected_share, 1e-6, 1.0),
         ];
         for (name, value, min, max) in numbers {
             if !(min..=max).contains(&value) {
                 return Err(bad(name, &format!("{value} is outside {min} to {max}")));
             }
+        }
+        if self.rejected_share < 1.0 && (self.method != Method::Dpo || !self.mixture()?.has_reference()) {
+            return Err(bad(
+                "rejected_share",
+                "tokens are chosen by their log-ratio to a reference, and the loss has none",
+            ));
         }
         self.resolve_evaluation()?;
         self.resolve_delta()?;

@@ -4,9 +4,9 @@ use super::config::TrainConfig;
 use super::course::Measured;
 use super::evaluate::{summed_log_probs, References};
 use super::method::Method;
-use super::objective::{baseline, mismatched, n_chosen_tokens, n_loss_tokens, row_loss, StepUnits, Tally};
+use super::objective::{baseline, count_units, mismatched, row_loss, RowLogps, Tally};
 use super::policy::Policy;
-use crate::data::{order, Dataset, Sequence};
+use crate::data::{order, Dataset, Sequence, TokenWeights};
 use crate::engine::Layout;
 use crate::error::{Error, Kind, Result};
 use crate::mask::{Bits, Hold};
@@ -66,6 +66,8 @@ pub struct Trainer<D> {
     packs: Vec<Vec<usize>>,
     /// What of every trainable tensor may move, where a mask holds the rest.
     free: Vec<Bits>,
+    /// Weights of single tokens.
+    weights: TokenWeights,
     pub(super) references: References,
     optimizer: Optimizer,
     schedule: Schedule,
@@ -137,12 +139,13 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
         let optimizer = Optimizer::new(config.optimizer(), policy.lengths().into_iter());
         let (references, schedule) = (References::default(), config.schedule(n_steps));
         let (config, started) = (config.clone(), Instant::now());
-        let free = Vec::new();
+        let (free, weights) = (Vec::new(), TokenWeights::default());
         Ok(Self {
             config,
             data,
             packs,
             free,
+            weights,
             references,
             optimizer,
             schedule,
@@ -151,6 +154,11 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
             num_tokens: 0,
             started,
         })
+    }
+
+    /// Weighs single tokens of the rows; without it each counts 1.
+    pub fn weigh(&mut self, weights: TokenWeights) {
+        self.weights = weights;
     }
 
     /// Holds all that a mask does not leave free: from now on it keeps its bits.
@@ -232,12 +240,8 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
     fn gradients(&mut self, policy: &mut dyn Policy, step: usize) -> Result<Tally> {
         let rows = self.rows(step);
         let samples = &self.data.samples;
-        let units = StepUnits {
-            n_tokens: rows.iter().map(|&r| n_loss_tokens(&samples[r])).sum(),
-            n_chosen_tokens: rows.iter().map(|&r| n_chosen_tokens(&samples[r])).sum(),
-            n_rows: rows.len(),
-            kl: self.kl(policy, &rows)?,
-        };
+        let kl = self.kl(policy, &rows)?;
+        let units = count_units(samples, &rows, &self.weights, kl);
         let mut tally = Tally { kl: units.kl, ..Tally::default() };
         policy.zero_gradients();
         policy.begin_step(self.config.seed, step as u64);
@@ -247,15 +251,9 @@ impl<D: Deref<Target = Dataset>> Trainer<D> {
             let mut gradients = Vec::with_capacity(sequences.len());
             for &row in batch {
                 let own: Vec<_> = logps.by_ref().take(samples[row].sequences().count()).collect();
-                gradients.extend(row_loss(
-                    &self.config,
-                    &samples[row],
-                    row,
-                    &own,
-                    &self.references,
-                    &units,
-                    &mut tally,
-                )?);
+                let (references, weights) = (&self.references, &self.weights);
+                let logps = RowLogps { row, policy: &own, references, weights };
+                gradients.extend(row_loss(&self.config, &samples[row], &logps, &units, &mut tally)?);
             }
             if !tally.loss.is_finite() {
                 return Err(self.numeric(step, batch, "the loss", tally.loss));

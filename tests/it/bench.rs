@@ -166,7 +166,7 @@ pub(crate) fn rows(method: Method) -> Dataset {
             let (first, second) = (answer(if i == 4 { 70 } else { 2 + (i * 7) % 20 }), answer(2 + (i * 11) % 17));
             match method {
                 Method::Sft => Sample::Completion { line, sequence: first },
-                Method::Dpo => Sample::pair(line, first, second),
+                Method::Dpo | Method::Npo => Sample::pair(line, first, second),
                 Method::Kto => Sample::Labelled { line, sequence: first, desirable: i % 3 != 0 },
             }
         })

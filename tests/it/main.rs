@@ -33,5 +33,6 @@ mod runs;
 mod small;
 mod tidy;
 mod tiny;
+mod token_weights;
 mod trainer;
 mod vectors;

@@ -75,6 +75,26 @@ fn what_is_masked_out_is_the_base_byte_for_byte_in_the_model_that_comes_out() {
             }
         }
     }
+    // Single weights share their blocks with others: a quantised model says how many of these moved, F32 moves none.
+    done(dir, &["neurons", "-m", "m.gguf", "--change", "run/change.gguf", "-o", "single.gguf", "--ratio", "0.05"]);
+    let train: Vec<&str> = TRAIN.iter().map(|a| if *a == "mask.gguf" { "single.gguf" } else { a }).collect();
+    done(dir, &with(&train, &["-o", "single"]));
+    for (out, leaks) in [("keep", true), ("F32", false)] {
+        let fold = [
+            "merge",
+            "-m",
+            "m.gguf",
+            "--change",
+            "single/change.gguf",
+            "--outtype",
+            out,
+            "--no-verify",
+            "-o",
+            "s.gguf",
+        ];
+        let said = done(dir, &with(&fold, &["--overwrite"]));
+        assert_eq!(said.contains("were to stay what they are"), leaks, "{said}");
+    }
     // The merged model is a base for any other command.
     done(dir, &["eval", "-m", "f32.gguf", "-d", "pairs.jsonl", "-t", "1"]);
 }

@@ -1,0 +1,181 @@
+//! Weights of single tokens, and the losses that know them: token NPO, DPO on a share of the rejected tokens (specs
+//! `allo_hbat`, 1.11: T10, T11, T13, T14, T20).
+
+use crate::bench::{rows, Bench, Reports, Run};
+use crate::masks::program::{done, refused, workshop};
+use llama_align::data::{Dataset, Sample, TokenWeights};
+use llama_align::train::{Method, TrainConfig, Trainer};
+use quant::Type;
+
+const METHODS: [Method; 4] = [Method::Sft, Method::Dpo, Method::Kto, Method::Npo];
+
+fn config(method: Method) -> TrainConfig {
+    let config = TrainConfig { method, learning_rate: 2e-3, seed: 5, threads: 1, ..TrainConfig::default() };
+    TrainConfig { max_steps: 4, batch_size: 8, grad_accum: 1, ..config }.resolve().unwrap()
+}
+
+fn train(bench: &Bench, config: &TrainConfig, data: &Dataset, weights: Option<TokenWeights>) -> Run {
+    let (mut engine, mut reports) = (bench.engine(bench.warm(5)), Reports::default());
+    let mut trainer = Trainer::new(config, data, &mut engine, &mut reports).unwrap();
+    if let Some(weights) = weights {
+        trainer.weigh(weights);
+    }
+    trainer.run(&mut engine, &mut reports).unwrap();
+    Run { reports: reports.take(), lora: engine.deltas().remove(0).lora }
+}
+
+#[test]
+fn weights_of_one_are_none_and_all_tokens_are_a_share_of_one() {
+    let bench = Bench::open(Type::Q8_0);
+    for method in METHODS {
+        let (config, data) = (config(method), rows(method));
+        let plain = train(&bench, &config, &data, None);
+        let ones = TokenWeights::from_fn(&data, |_, _, s| vec![1.0; s.n_scored()]);
+        assert!(train(&bench, &config, &data, Some(ones)).bits() == plain.bits(), "{method:?}");
+        let halves = TokenWeights::from_fn(&data, |_, _, s| (0..s.n_scored()).map(|i| (i % 2) as f32).collect());
+        assert!(train(&bench, &config, &data, Some(halves)).bits() != plain.bits(), "{method:?}");
+    }
+    let (config, data) = (config(Method::Dpo), rows(Method::Dpo));
+    let plain = train(&bench, &config, &data, None);
+    let all = TrainConfig { rejected_share: 1.0, ..config.clone() };
+    assert!(train(&bench, &all, &data, None).bits() == plain.bits());
+    // While policy and reference are the same every log-ratio is 0, and no token is below another.
+    let tenth = train(&bench, &TrainConfig { rejected_share: 0.1, ..config }, &data, None);
+    let first = |run: &Run| (run.reports[0].loss.to_bits(), run.reports[0].grad_norm.to_bits());
+    assert_eq!(first(&tenth), first(&plain));
+    assert_ne!(tenth.reports[2].grad_norm, plain.reports[2].grad_norm);
+}
+
+/// A token of weight 0 has no part in a likelihood: the loss is that of the others, over their number.
+#[test]
+fn a_weighted_likelihood_is_that_of_its_tokens() {
+    let bench = Bench::open(Type::F32);
+    let (config, data) = (TrainConfig { batch_size: 12, ..config(Method::Sft) }, rows(Method::Sft));
+    let weight = |i: usize| [0.0, 1.0, 0.5][i % 3];
+    let weights = TokenWeights::from_fn(&data, |_, _, s| (0..s.n_scored()).map(weight).collect());
+    let mut engine = bench.engine(bench.warm(5));
+    let (mut sum, mut n) = (0.0, 0);
+    for sequence in data.samples.iter().flat_map(Sample::sequences) {
+        let logps = engine.log_probs(&[sequence]).unwrap().remove(0);
+        sum -= logps.iter().enumerate().map(|(i, &l)| f64::from(weight(i)) * f64::from(l)).sum::<f64>();
+        n += (0..logps.len()).filter(|&i| weight(i) != 0.0).count();
+    }
+    let found = train(&bench, &config, &data, Some(weights)).reports[0].loss;
+    assert!((found / (sum / n as f64) - 1.0).abs() < 1e-9, "{found} {}", sum / n as f64);
+}
+
+#[test]
+fn forgetting_begins_at_ln_two_and_makes_the_weighted_tokens_unlikely() {
+    let bench = Bench::open(Type::Q8_0);
+    let data = rows(Method::Npo);
+    // The second half of every rejected answer is what is to be forgotten.
+    let late = |n: usize, i: usize| i >= n / 2;
+    let weights = TokenWeights::from_fn(&data, |_, k, s| {
+        let n = s.n_scored();
+        (0..n).map(|i| if k == 1 && late(n, i) { 1.0 } else { 0.0 }).collect()
+    });
+    let config = TrainConfig { max_steps: 12, ..config(Method::Npo) };
+    let run = train(&bench, &config, &data, Some(weights));
+    let first = &run.reports[0];
+    assert!((first.loss - std::f64::consts::LN_2).abs() < 1e-12, "{}", first.loss);
+    assert_eq!((first.metrics["rewards/chosen"], first.metrics["rewards/rejected"]), (0.0, 0.0));
+    let last = run.reports.last().unwrap();
+    assert!(last.loss < first.loss - 1e-3 && last.metrics.contains_key("logps/chosen"), "{}", last.loss);
+    let (mut before, mut after) = (bench.engine(bench.warm(5)), bench.engine(run.lora));
+    let (mut fallen, mut n) = ([0.0; 2], [0; 2]);
+    for sample in &data.samples {
+        let rejected = sample.sequences().nth(1).unwrap();
+        let [b, a] = [&mut before, &mut after].map(|e| e.log_probs(&[rejected]).unwrap().remove(0));
+        for i in 0..b.len() {
+            let side = usize::from(late(b.len(), i));
+            fallen[side] += f64::from(b[i]) - f64::from(a[i]);
+            n[side] += 1;
+        }
+    }
+    let [others, weighted] = [0, 1].map(|side| fallen[side] / f64::from(n[side]));
+    assert!(weighted > 0.0 && weighted > 2.0 * others, "weighted tokens fell by {weighted}, the others by {others}");
+}
+
+#[test]
+fn splitting_a_step_changes_nothing_but_rounding() {
+    let bench = Bench::open(Type::F32);
+    let shares = [(Method::Npo, 1.0), (Method::Dpo, 0.3)];
+    for (method, rejected_share) in shares {
+        let data = rows(method);
+        let weights = TokenWeights::from_fn(&data, |_, _, s| (0..s.n_scored()).map(|i| (i % 3) as f32).collect());
+        let run = |batch_size, grad_accum| {
+            let config = TrainConfig { batch_size, grad_accum, rejected_share, max_steps: 2, ..config(method) };
+            train(&bench, &config, &data, Some(weights.clone()))
+        };
+        for (a, b) in run(8, 1).reports.iter().zip(&run(2, 4).reports) {
+            assert!((a.loss / b.loss - 1.0).abs() < 1e-6, "{method:?}: {} {}", a.loss, b.loss);
+        }
+    }
+}
+
+const NPO: [&str; 13] = [
+    "train",
+    "-m",
+    "m.gguf",
+    "-d",
+    "pairs.jsonl",
+    "-t",
+    "1",
+    "--method",
+    "npo",
+    "--lora-rank",
+    "4",
+    "--max-steps",
+    "3",
+];
+
+fn with<'a>(args: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [args, more].concat()
+}
+
+#[test]
+fn the_program_forgets_and_learns() {
+    let shop = workshop();
+    let dir = shop.path();
+    let out = ["-o", "run", "--save-steps", "1", "--save-total-limit", "0"];
+    done(dir, &with(&NPO, &with(&out, &["--eval-split", "0.3"])));
+    let adapter = std::fs::read(dir.join("run/adapter.gguf")).unwrap();
+    let metrics = std::fs::read_to_string(dir.join("run/metrics.jsonl")).unwrap();
+    assert!(metrics.contains("logps/chosen") && metrics.contains("eval_loss"), "{metrics}");
+    done(dir, &with(&NPO, &with(&out, &["--eval-split", "0.3", "--resume", "run/checkpoint-2.gguf"])));
+    assert!(std::fs::read(dir.join("run/adapter.gguf")).unwrap() == adapter, "a resumed run has other bytes");
+    let learn =
+        ["train", "-m", "m.gguf", "-d", "pairs.jsonl", "-t", "1", "--max-steps", "2", "--lora", "run/adapter.gguf"];
+    done(dir, &with(&learn, &["--rejected-share", "0.1", "-o", "learned"]));
+    let config = std::fs::read_to_string(dir.join("learned/config.toml")).unwrap();
+    assert!(config.contains("rejected_share = 0.1"), "{config}");
+    for (flags, says) in [
+        (&["--method", "sft", "--rejected-share", "0.5"][..], "rejected-share"),
+        (&["--loss-type", "simpo", "--rejected-share", "0.5"], "rejected-share"),
+        (&["--rejected-share", "0"], "rejected-share"),
+        (&["--rejected-share", "nan"], "rejected-share"),
+    ] {
+        let train = with(&learn[..9], &with(flags, &["-o", "bad"]));
+        refused(dir, &train, 2, &[says]);
+    }
+    // A run of DPO tells tokens apart; its weights are what the next run forgets by.
+    done(dir, &with(&learn[..9], &["-o", "aligned"]));
+    let tell = ["token-weights", "-m", "m.gguf", "--lora", "aligned/adapter.gguf", "-d", "pairs.jsonl", "-t", "1"];
+    let said = done(dir, &with(&tell, &["-o", "found.jsonl", "--html", "found.html"]));
+    assert!(said.contains("tokens of the rejected answers"), "{said}");
+    let page = std::fs::read_to_string(dir.join("found.html")).unwrap();
+    assert!(page.contains("Rejected") && page.contains("underline") && page.contains("var(--bad)"));
+    refused(dir, &with(&tell, &["-o", "found.jsonl"]), 73, &["found.jsonl"]);
+    refused(dir, &with(&tell, &["-o", "x.jsonl", "--share", "2"]), 2, &["--share"]);
+    done(dir, &with(&tell, &["-o", "share.jsonl", "--share", "0.2"]));
+    let n = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap().lines().count();
+    assert_eq!((n("found.jsonl"), n("share.jsonl")), (8, 8));
+    done(dir, &with(&NPO, &["--token-weights", "found.jsonl", "-o", "weighted", "--save-steps", "1"]));
+    let weighted = std::fs::read(dir.join("weighted/adapter.gguf")).unwrap();
+    assert!(weighted != adapter);
+    let resume = ["-o", "weighted", "--save-steps", "1", "--resume", "weighted/checkpoint-2.gguf"];
+    refused(dir, &with(&NPO, &with(&resume, &["--token-weights", "share.jsonl"])), 78, &["--token-weights"]);
+    std::fs::write(dir.join("w.jsonl"), "{\"line\": 1, \"rejected\": [1]}\n").unwrap();
+    refused(dir, &with(&NPO, &["--token-weights", "w.jsonl", "-o", "bad"]), 65, &["w.jsonl"]);
+    refused(dir, &with(&NPO, &["--token-weights", "none.jsonl", "-o", "bad"]), 66, &["none.jsonl"]);
+}
