@@ -5,7 +5,9 @@ use super::{adapter_list, evidence, plan, serving, Printer};
 use crate::adapter::import_changes;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{write_atomically, File, Imatrix};
-use crate::merge::{cook, fold, fold_changes, merge, Bound, Fidelity, Options, OutType, Progress, Recipe, Report, TensorReport};
+use crate::merge::{
+    cook, fold, fold_changes, merge, Bound, Fidelity, Options, OutType, Progress, Recipe, Report, TensorReport,
+};
 use crate::merge::{Method, TaskVectors, TensorType, Thinning, Vectors, EPSILON, GAMMA};
 use crate::runtime::Runtime;
 use indicatif::{ProgressBar, ProgressStyle};
