@@ -96,6 +96,7 @@ impl References {
     /// Adds what was measured on other rows.
     pub(super) fn extend(&mut self, other: Self) {
         self.rows.extend(other.rows);
+        self.tokens.extend(other.tokens);
         self.mismatched.extend(other.mismatched);
     }
 

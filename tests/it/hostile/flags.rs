@@ -185,6 +185,7 @@ fn every_flag_of_train_prints_its_default() {
         "--use-rslora",
         "--lora",
         "--mask",
+        "--token-weights",
         "--resume",
         "--resume-inexact",
         "--assistant-only-loss",
