@@ -10,6 +10,7 @@ pub(super) struct LossArgs {
     #[arg(long)]
     token_weights: Option<PathBuf>,
     /// Share of a rejected answer's tokens that dpo sees: those that the policy likes least, against the reference (ALLO: 0.1)
+    /// [default: 1, all]
     #[arg(long)]
     rejected_share: Option<f64>,
     /// Loss on pairs (dpo), or several with commas between them, then also sft: sigmoid, cdpo, robust, hinge, ipo,
