@@ -12,6 +12,7 @@ mod low_rank;
 pub mod peft;
 mod shape;
 mod targets;
+mod vectors;
 
 pub use algebra::{Kept, Limit, RANK_MAX};
 pub use change::{export_changes, import_changes, is_changes, Change};
@@ -22,3 +23,4 @@ pub use lora::{Factor, Linear, Lora};
 pub(crate) use low_rank::LowRank;
 pub use shape::LoraShape;
 pub use targets::{in_layers, resolve_targets};
+pub use vectors::norms_and_biases;

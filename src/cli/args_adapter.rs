@@ -30,6 +30,12 @@ pub(super) struct AdapterArgs {
     /// Learning rate of B over that of A (LoRA+) [default: 1]
     #[arg(long)]
     loraplus_lr_ratio: Option<f64>,
+    /// Also train the norms of the blocks, in F32; llama.cpp's --lora has no place for them: the run leaves change.gguf for merge
+    #[arg(long)]
+    train_norms: bool,
+    /// Also train the biases of the blocks, likewise
+    #[arg(long)]
+    train_biases: bool,
     /// Go on training this adapter: rank, alpha and weights are its own, and the reference is the model with it
     #[arg(long, conflicts_with_all = ["lora_rank", "lora_alpha", "lora_targets", "layers_to_transform", "use_rslora"])]
     pub(super) lora: Option<PathBuf>,
@@ -49,6 +55,8 @@ impl AdapterArgs {
             use_rslora: self.use_rslora.then_some(true),
             lora_dropout: self.lora_dropout,
             loraplus_lr_ratio: self.loraplus_lr_ratio,
+            train_norms: self.train_norms.then_some(true),
+            train_biases: self.train_biases.then_some(true),
             mask: self.mask.clone(),
             delta: self.delta.clone(),
             ..rest

@@ -19,8 +19,8 @@ pub(super) struct MergeArgs {
     /// Adapter to fold in with its scale, FILE:SCALE
     #[arg(long)]
     pub(super) lora_scaled: Vec<String>,
-    /// Changes of whole weights to add, as `train --delta full` writes them
-    #[arg(long, conflicts_with_all = ["lora", "lora_scaled", "method", "weight", "base", "slerp_t", "density", "lambda",
+    /// Changes of whole weights to add, as `train --delta full` writes them, or --train-norms beside an adapter
+    #[arg(long, conflicts_with_all = ["method", "weight", "base", "slerp_t", "density", "lambda",
         "epsilon", "gamma", "seed"])]
     pub(super) change: Option<PathBuf>,
     /// linear, slerp, nuslerp, task_arithmetic, ties, dare_linear, dare_ties, della_linear, della, breadcrumbs,

@@ -1,5 +1,6 @@
 //! What remains of a run beside its adapter: scores of held-out rows, the record.
 
+use super::moving::Written;
 use crate::error::Result;
 use crate::gguf::{self, Value};
 use crate::report::{
@@ -23,8 +24,8 @@ pub(super) struct Finished<'a> {
     pub(super) last: &'a StepReport,
     pub(super) outcome: Option<&'a Outcome>,
     pub(super) flops: u64,
-    /// The file that holds what was trained.
-    pub(super) result: std::path::PathBuf,
+    /// The files that hold what was trained.
+    pub(super) written: Written,
 }
 
 /// Writes `eval-items.jsonl`, where rows were held out, and `run.json`, which says that the run is complete.
@@ -72,7 +73,8 @@ fn record(run: &Finished<'_>) -> Result<RunRecord> {
         train,
         before: run.before.map(report_record).transpose()?,
         after: run.outcome.map(|o| report_record(&o.result.report)).transpose()?,
-        adapter: file_hash(&run.result)?,
+        adapter: file_hash(&run.written.result)?,
+        change: run.written.beside.as_deref().map(file_hash).transpose()?,
     })
 }
 

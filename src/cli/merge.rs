@@ -5,9 +5,7 @@ use super::{adapter_list, evidence, plan, serving, Printer};
 use crate::adapter::import_changes;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{write_atomically, File, Imatrix};
-use crate::merge::{
-    cook, fold, fold_changes, merge, Bound, Fidelity, Options, OutType, Progress, Recipe, Report, TensorReport,
-};
+use crate::merge::{cook, fold_all, merge, Bound, Fidelity, Options, OutType, Progress, Recipe, Report, TensorReport};
 use crate::merge::{Method, TaskVectors, TensorType, Thinning, Vectors, EPSILON, GAMMA};
 use crate::runtime::Runtime;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -56,8 +54,7 @@ pub(super) fn run(args: &MergeArgs, printer: &mut Printer) -> Result<u8> {
     let of_recipe: Vec<PathBuf> = recipe.iter().flat_map(Recipe::models).map(PathBuf::from).collect();
     let report = match recipe {
         Some(recipe) => cooked(args, recipe, &options, output, &mut show),
-        None if args.change.is_some() => changed(args, &options, output, &mut show),
-        None if adapters.is_empty() => merged(args, &options, output, &mut show),
+        None if args.change.is_none() && adapters.is_empty() => merged(args, &options, output, &mut show),
         None => folded(args, &adapters, &options, output, &mut show),
     };
     if let Some(bar) = &bar {
@@ -69,7 +66,9 @@ pub(super) fn run(args: &MergeArgs, printer: &mut Printer) -> Result<u8> {
     let output = report.files.first().cloned();
     if let Some(output) = output.as_ref().filter(|_| !args.no_verify) {
         let models: Vec<&Path> = args.base.iter().chain(&args.model).chain(&of_recipe).map(PathBuf::as_path).collect();
-        report.evidence = Some(evidence::measure(&models, &adapters, output, options.threads, printer)?);
+        // What llama.cpp applies as an adapter is not all that was folded where weights changed as well.
+        let applied = if args.change.is_some() { &[][..] } else { &adapters[..] };
+        report.evidence = Some(evidence::measure(&models, applied, output, options.threads, printer)?);
     }
     let mut described = report.to_json();
     described["output"] = json!(output.as_ref().map(|path| path.display().to_string()));
@@ -236,7 +235,7 @@ fn folded(
     show: &mut dyn FnMut(&Progress),
 ) -> Result<Report> {
     let refuse = |what: &str| Err(Error::new(Kind::Argument, what));
-    let [model] = args.model.as_slice() else { return refuse("adapters are folded into one model: give one -m") };
+    let [model] = args.model.as_slice() else { return refuse("adapters and changes go into one model: give one -m") };
     let numbers = [args.slerp_t, args.density, args.lambda, args.epsilon, args.gamma].iter().any(Option::is_some)
         || !args.weight.is_empty();
     if numbers || args.method.is_some() || args.base.is_some() || args.seed.is_some() {
@@ -245,21 +244,10 @@ fn folded(
     let base = File::open(model)?;
     let files = list.iter().map(|(path, scale)| Ok((File::open(path)?, *scale))).collect::<Result<Vec<_>>>()?;
     let adapters: Vec<(&File, f32)> = files.iter().map(|(file, scale)| (file, *scale)).collect();
-    fold(&*Runtime::linked()?, &base, &adapters, options, output, show)
-}
-
-fn changed(
-    args: &MergeArgs,
-    options: &Options,
-    output: Option<&Path>,
-    show: &mut dyn FnMut(&Progress),
-) -> Result<Report> {
-    let ([model], Some(change)) = (args.model.as_slice(), &args.change) else {
-        return Err(Error::new(Kind::Argument, "--change is added to one model: give one -m"));
-    };
-    let (base, file) = (File::open(model)?, File::open(change)?);
-    let changes = import_changes(&file, &base)?;
-    fold_changes(&*Runtime::linked()?, &base, (&file, &changes), options, output, show)
+    let change = args.change.as_deref().map(File::open).transpose()?;
+    let changes = change.as_ref().map(|file| Ok((file, import_changes(file, &base)?))).transpose()?;
+    let changes = changes.as_ref().map(|(file, changes)| (*file, changes.as_slice()));
+    fold_all(&*Runtime::linked()?, &base, &adapters, changes, options, output, show)
 }
 
 /// One tensor: types, what was done, and how much of the change survived.

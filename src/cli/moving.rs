@@ -1,7 +1,9 @@
 //! What a run moves: factors, or whole weights; how it is held by a mask, run, and written.
 
 use super::initial;
-use crate::adapter::{export, export_changes, in_layers, resolve_targets, Change, Lineage, Linear, Lora};
+use crate::adapter::{
+    export, export_changes, in_layers, norms_and_biases, resolve_targets, Change, Lineage, Linear, Lora,
+};
 use crate::engine::{Delta, Engine, Form};
 use crate::error::{Context, Error, Kind, Result};
 use crate::gguf::{base_hash, File};
@@ -52,14 +54,6 @@ impl Moving {
         }
     }
 
-    /// Weights that move, and how.
-    pub(super) fn describe(&self, config: &TrainConfig) -> String {
-        match self {
-            Self::Factors(lora) => format!("{} weights adapted with r = {}", lora.factors.len(), config.lora_rank),
-            Self::Weights(changes) => format!("{} weights trained whole", changes.len()),
-        }
-    }
-
     /// What a mask's file leaves free, with a fingerprint of the file. Fresh factors are made to suit it.
     pub(super) fn hold(&mut self, path: &Path, base: &File) -> Result<(Hold, String)> {
         let file = File::open(path)?;
@@ -73,40 +67,72 @@ impl Moving {
         Ok((hold, format!("{} {}s", base_hash(&file), mask.granularity().name())))
     }
 
-    /// The session that moves it.
+    /// The session that moves it, and norms and biases beside it.
     pub(super) fn engine(
         self,
         model: &Arc<Model>,
         trace: &Arc<Trace>,
         config: &TrainConfig,
         form: Form,
+        vectors: Vec<Change>,
     ) -> Result<Engine> {
-        let n_threads = config.threads;
-        match self {
-            Self::Factors(lora) => {
-                let delta = Delta { lora, scale: 1.0, trainable: true };
-                Engine::with_dropout(model, trace, vec![delta], n_threads, form, config.lora_dropout)
-            }
-            Self::Weights(changes) => Engine::with_changes(model, trace, Vec::new(), changes, n_threads, form),
-        }
+        let (deltas, changes) = match self {
+            Self::Factors(lora) => (vec![Delta { lora, scale: 1.0, trainable: true }], vectors),
+            Self::Weights(changes) => (Vec::new(), [changes, vectors].concat()),
+        };
+        Engine::with_all(model, trace, (deltas, changes), config.threads, form, config.lora_dropout)
     }
 }
 
-/// Writes what was trained; returns where.
+/// The norms and biases that a configuration moves, as they are before the first step.
+pub(super) fn vectors(config: &TrainConfig, trace: &Trace) -> Result<Vec<Change>> {
+    let found = norms_and_biases(trace, config.train_norms, config.train_biases)?;
+    Ok(in_layers(&config.layers_to_transform, found)?.iter().map(Change::zero).collect())
+}
+
+/// Weights that move, and how.
+pub(super) fn describe(moving: &Moving, vectors: &[Change], config: &TrainConfig) -> String {
+    let beside = match vectors.len() {
+        0 => String::new(),
+        n => format!(", {n} norms and biases"),
+    };
+    match moving {
+        Moving::Factors(lora) => {
+            format!("{} weights adapted with r = {}{beside}", lora.factors.len(), config.lora_rank)
+        }
+        Moving::Weights(changes) => format!("{} weights trained whole{beside}", changes.len()),
+    }
+}
+
+/// Files that hold what was trained.
+pub(super) struct Written {
+    /// The adapter, or the changes of the weights where there is none.
+    pub(super) result: PathBuf,
+    /// The changes of norms and biases beside an adapter.
+    pub(super) beside: Option<PathBuf>,
+}
+
+/// Writes what was trained.
 pub(super) fn write(
     config: &TrainConfig,
     engine: &Engine,
     outcome: Option<&Outcome>,
     lineage: &Lineage,
     run_dir: &RunDir,
-) -> Result<PathBuf> {
+) -> Result<Written> {
     if config.delta == DeltaKind::Full {
         export_changes(&engine.changes(), lineage, &run_dir.change())?;
-        return Ok(run_dir.change());
+        return Ok(Written { result: run_dir.change(), beside: None });
+    }
+    let best = outcome.filter(|_| config.load_best_model_at_end).map(|o| &o.result);
+    let changes = best.map_or_else(|| engine.changes(), |measured| measured.changes.clone());
+    let beside = (!changes.is_empty()).then(|| run_dir.change());
+    if let Some(path) = &beside {
+        export_changes(&changes, lineage, path)?;
     }
     let best = outcome.and_then(|o| o.result.adapter.clone());
     let now = || engine.deltas().into_iter().find(|delta| delta.trainable).map(|delta| delta.lora);
     let trained = best.or_else(now).ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?;
     export(&trained, lineage, &run_dir.adapter())?;
-    Ok(run_dir.adapter())
+    Ok(Written { result: run_dir.adapter(), beside })
 }

@@ -127,7 +127,7 @@ fn warm_up(args: &NeuronsArgs, score: Score, data: &Path, printer: &mut Printer)
     let form = config.precision.form_for(&model)?;
     let (trace, _) = checked_trace(&model, config.threads, form)?;
     let (moving, _) = Moving::start(&config, &trace, &file, None)?;
-    let mut engine = moving.engine(&model, &trace, &config, form)?;
+    let mut engine = moving.engine(&model, &trace, &config, form, Vec::new())?;
     let mut progress = Progress(printer);
     let mut trainer = Trainer::new(&config, &data, &mut engine, &mut progress)?;
     let moved = if score == Score::Change {
@@ -192,6 +192,10 @@ fn configuration(args: &NeuronsArgs) -> Result<TrainConfig> {
         ..TrainOverrides::default()
     })?;
     config.refuse_unused(&given)?;
+    if config.train_norms || config.train_biases {
+        let message = "train-norms, train-biases: a mask is of matrices; leave them out of the configuration";
+        return Err(Error::new(Kind::Argument, message));
+    }
     if config.method != Method::Dpo {
         let message = format!("method: {} finds no neurons, dpo does", config.method.name());
         return Err(Error::new(Kind::Argument, message));

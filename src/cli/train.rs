@@ -81,7 +81,9 @@ pub(super) fn one(
             (Some(hold), Some(hash))
         }
     };
-    let n_trainable = hold.as_ref().map_or(moving.n_numbers(), Hold::n_free);
+    let vectors = moving::vectors(&config, &trace)?;
+    let n_vectors: u64 = vectors.iter().map(|v| v.values.len() as u64).sum();
+    let n_trainable = hold.as_ref().map_or(moving.n_numbers(), Hold::n_free) + n_vectors;
     let packs = config.packs(&data.samples);
     let n_steps = config.n_steps(packs.len());
     let unit = if config.packing { "packs" } else { "rows" };
@@ -89,11 +91,11 @@ pub(super) fn one(
         "{} on {}: {}, {n_trainable} trainable numbers, {n_steps} steps of {} {unit}, learning rate {:e}",
         config.method.name(),
         check.architecture,
-        moving.describe(&config),
+        moving::describe(&moving, &vectors, &config),
         config.rows_per_step(),
         config.learning_rate
     ));
-    let mut engine = moving.engine(&model, &trace, &config, form)?;
+    let mut engine = moving.engine(&model, &trace, &config, form, vectors)?;
     let longest = data.samples.iter().map(|s| Layout::padded(s.sequences())).max().unwrap_or(0);
     let (n_tokens, on_devices) = (config.micro_batch_tokens.max(longest), !model.devices().is_empty());
     config.recompute = plan::recompute(config.recompute, args.memory.as_deref(), &engine, n_tokens, on_devices)?;
@@ -157,7 +159,7 @@ pub(super) fn one(
             return Ok(INTERRUPTED);
         }
     };
-    let result = moving::write(&config, &engine, outcome.as_ref(), &lineage, &run_dir)?;
+    let written = moving::write(&config, &engine, outcome.as_ref(), &lineage, &run_dir)?;
     run_dir.prune_checkpoints(usize::MAX, config.save_total_limit + usize::from(config.save_total_limit > 0))?;
     let eval_data = match (&held_out, &config.eval_data) {
         (Some(held_out), path) => Some(data_record(path.as_ref().unwrap_or(&args.data), held_out.data())?),
@@ -165,11 +167,12 @@ pub(super) fn one(
     };
     devices::report(printer, &model, engine.tally());
     drop(engine);
-    let answers = match config.delta {
-        DeltaKind::Lora => samples(&model, &result, &prompts, config.threads)?,
+    let answers = match (config.delta, &written.beside) {
+        (DeltaKind::Lora, None) => samples(&model, &written.result, &prompts, config.threads)?,
         // The changed model is a file that is still to be made.
-        DeltaKind::Full => Vec::new(),
+        _ => Vec::new(),
     };
+    let has_change = written.beside.is_some();
     run_dir.write_lines("samples.jsonl", &answers)?;
     finish(&Finished {
         run_dir: &run_dir,
@@ -183,14 +186,14 @@ pub(super) fn one(
         last: &last,
         outcome: outcome.as_ref(),
         flops: steps.flops(),
-        result,
+        written,
     })?;
     let page = write_page(run_dir.path())?;
     if let (Some(held_out), Some(outcome)) = (&held_out, &outcome) {
         compare(printer, held_out.before(), &outcome.result.report);
         chosen(printer, &config, outcome, last.step);
     }
-    serve(printer, &args.model, &run_dir, config.delta);
+    serve(printer, &args.model, &run_dir, config.delta, has_change);
     printer.data(&format!("report:  {}", page.display()));
     Ok(0)
 }
@@ -313,7 +316,7 @@ fn compare(printer: &mut Printer, before: &EvalReport, after: &EvalReport) {
     line("nll per token", Some(before.nll), Some(after.nll));
 }
 
-fn serve(printer: &mut Printer, model: &Path, run_dir: &RunDir, delta: DeltaKind) {
+fn serve(printer: &mut Printer, model: &Path, run_dir: &RunDir, delta: DeltaKind, beside: bool) {
     if delta == DeltaKind::Full {
         let (model, change) = (model.display(), run_dir.change());
         printer.data(&format!("change:  {}", change.display()));
@@ -328,6 +331,18 @@ fn serve(printer: &mut Printer, model: &Path, run_dir: &RunDir, delta: DeltaKind
     let adapter = adapter.display();
     printer.data(&format!("adapter: {adapter}"));
     printer.data(&format!("metrics: {}", run_dir.metrics().display()));
+    if beside {
+        let change = run_dir.change();
+        printer.data(&format!("change:  {}", change.display()));
+        printer.data("norms and biases are no part of an adapter, and llama.cpp's --lora does not load them:");
+        printer.data(&format!("model:   llama-align merge -m {model} --change {} -o norms.gguf", change.display()));
+        printer.data(&format!("serve:   llama-server -m norms.gguf --lora {adapter}"));
+        printer.data(&format!(
+            "or both: llama-align merge -m {model} --lora {adapter} --change {} --outtype auto -o tuned.gguf",
+            change.display()
+        ));
+        return;
+    }
     printer.data(&format!("serve:   llama-server -m {model} --lora {adapter}"));
     printer.data(&format!("         llama-cli    -m {model} --lora {adapter}"));
 }

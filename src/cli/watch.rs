@@ -1,7 +1,7 @@
 //! A run as a person watches it: a bar on a terminal, plain lines otherwise, and what it will cost after two steps.
 
 use super::Printer;
-use crate::adapter::{export, Lineage};
+use crate::adapter::{export, export_changes, Lineage};
 use crate::error::Result;
 use crate::os::peak_rss_bytes;
 use crate::train::{Measured, MetricsFile, Observer, RunDir, StepReport, TrainConfig};
@@ -134,6 +134,9 @@ impl Observer for Watch<'_> {
             }
             if is_best && config.eval_steps > 0 && (config.keep_adapters > 0 || config.load_best_model_at_end) {
                 export(lora, lineage, &run_dir.best_adapter()?)?;
+                if !measured.changes.is_empty() {
+                    export_changes(&measured.changes, lineage, &run_dir.best_change()?)?;
+                }
             }
         }
         Ok(())

@@ -78,7 +78,12 @@ pub(super) enum Moving {
     Ratios,
 }
 
-/// The same, with what moves. Every weight of `changes` becomes W + D, and D moves.
+/// The same, where every weight of `changes` also becomes W + D, and D moves.
+pub fn adapt_changed(trace: &Trace, deltas: &[Delta], changes: &[Change], form: Form) -> Result<Adapted> {
+    adapt_with(trace, deltas, changes, form, Moving::Factors)
+}
+
+/// The same, with what of the deltas moves.
 pub(super) fn adapt_with(
     trace: &Trace,
     deltas: &[Delta],
@@ -95,9 +100,13 @@ pub(super) fn adapt_with(
     let mut map: Vec<ValueId> = Vec::with_capacity(source.values.len());
     for id in source.ids() {
         let mut value = source.get(id).clone();
+        let adds = matches!(value.op(), Some(Op::Add | Op::Mul));
         if let ValueKind::Node { src, .. } = &mut value.kind {
             for s in src.iter_mut().flatten() {
-                *s = map[s.0 as usize];
+                let change = source.as_weight(*s).filter(|_| adds).and_then(|w| changes.get(&source.weight(w).name));
+                let new = map[s.0 as usize];
+                // Beside its use: what a block reads of a weight is computed in that block.
+                *s = change.map_or(new, |&change| program.add(new, change));
             }
         }
         let new = program.push(value);

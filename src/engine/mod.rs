@@ -18,7 +18,7 @@ mod session;
 mod tally;
 mod terms;
 
-pub use adapt::{adapt, Adapted, Delta, Parameter, Role};
+pub use adapt::{adapt, adapt_changed, Adapted, Delta, Parameter, Role};
 pub use inputs::{input_bytes, Inputs};
 pub use layout::{Layout, Span, SEQUENCE_ALIGNMENT};
 pub use lower::{Form, Lowering, Scope};

@@ -99,7 +99,20 @@ impl Engine {
         n_threads: usize,
         form: Form,
     ) -> Result<Self> {
-        Self::make(model, trace, (deltas, changes), n_threads, form, (Moving::Factors, 0.0))
+        Self::with_all(model, trace, (deltas, changes), n_threads, form, 0.0)
+    }
+
+    /// Prepares a session with deltas and changes, where the deltas are trained with [`Self::with_dropout`]'s dropout.
+    pub fn with_all(
+        model: &Arc<Model>,
+        trace: &Arc<Trace>,
+        moving: (Vec<Delta>, Vec<Change>),
+        n_threads: usize,
+        form: Form,
+        dropout: f32,
+    ) -> Result<Self> {
+        let how = if dropout > 0.0 { Moving::Dropping } else { Moving::Factors };
+        Self::make(model, trace, moving, n_threads, form, (how, dropout))
     }
 
     /// Prepares a session in which what moves is not the deltas' factors but a number for each of them, which multiplies its
@@ -124,8 +137,7 @@ impl Engine {
         form: Form,
         dropout: f32,
     ) -> Result<Self> {
-        let moving = if dropout > 0.0 { Moving::Dropping } else { Moving::Factors };
-        Self::make(model, trace, (deltas, Vec::new()), n_threads, form, (moving, dropout))
+        Self::with_all(model, trace, (deltas, Vec::new()), n_threads, form, dropout)
     }
 
     fn make(

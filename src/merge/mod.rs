@@ -119,10 +119,26 @@ pub fn fold(
     output: Option<&Path>,
     each: &mut dyn FnMut(&Progress),
 ) -> Result<Report> {
-    validate_model(base)?;
     if adapters.is_empty() {
         return Err(Error::new(Kind::Argument, "no adapter to fold"));
     }
+    fold_all(runtime, base, adapters, None, options, output, each)
+}
+
+/// Folds adapters and changes of other weights, norms and biases that were trained beside an adapter, into a model.
+///
+/// # Errors
+/// If an adapter and the changes hold the same weight.
+pub fn fold_all(
+    runtime: &Runtime,
+    base: &File,
+    adapters: &[(&File, f32)],
+    changes: Option<(&File, &[Change])>,
+    options: &Options,
+    output: Option<&Path>,
+    each: &mut dyn FnMut(&Progress),
+) -> Result<Report> {
+    validate_model(base)?;
     // Adapters are asked whether they are this base's: all threads compute its fingerprint, once.
     let workers = Workers::new(options.threads)?;
     hash_on(base, workers.pool());
@@ -132,16 +148,26 @@ pub fn fold(
         let source = Source { file: base, tensor };
         let updates: Vec<Update> =
             loras.iter().filter_map(|(lora, scale)| update(lora, *scale, &tensor.name)).collect();
-        let rule = if updates.is_empty() { Rule::Copy } else { Rule::Fold(updates) };
+        let changed = changes.and_then(|(_, changes)| changes.iter().find(|c| c.weight == tensor.name));
+        let rule = match (updates.is_empty(), changed) {
+            (true, None) => Rule::Copy,
+            (true, Some(change)) => Rule::Change(change),
+            (false, None) => Rule::Fold(updates),
+            (false, Some(_)) => {
+                let message = format!("tensor {}: an adapter adapts it and --change changes it as well", tensor.name);
+                return Err(Error::new(Kind::Mismatch, message));
+            }
+        };
         Ok(Job { entry: entry(&tensor.name, &source)?, sources: vec![source], rule })
     });
     let jobs = jobs.collect::<Result<Vec<_>>>()?;
+    let scales = adapters.iter().map(|(_, scale)| f64::from(*scale));
     let lineage = Lineage {
         method: "fold",
         parameters: Vec::new(),
-        weights: adapters.iter().map(|(_, scale)| f64::from(*scale)).collect(),
+        weights: scales.chain(changes.map(|_| 1.0)).collect(),
         models: vec![base],
-        adapters: adapters.iter().map(|(file, _)| *file).collect(),
+        adapters: adapters.iter().map(|(file, _)| *file).chain(changes.map(|(file, _)| file)).collect(),
     };
     let header = header(base, &lineage, workers.pool())?;
     finish(Plan { runtime, jobs, options, workers, header }, &lineage, base, Vec::new(), output, each)
@@ -192,28 +218,12 @@ pub fn average(
 pub fn fold_changes(
     runtime: &Runtime,
     base: &File,
-    (file, changes): (&File, &[Change]),
+    changes: (&File, &[Change]),
     options: &Options,
     output: Option<&Path>,
     each: &mut dyn FnMut(&Progress),
 ) -> Result<Report> {
-    validate_model(base)?;
-    let workers = Workers::new(options.threads)?;
-    let jobs = base.tensors().iter().map(|tensor| {
-        let source = Source { file: base, tensor };
-        let rule = changes.iter().find(|c| c.weight == tensor.name).map_or(Rule::Copy, Rule::Change);
-        Ok(Job { entry: entry(&tensor.name, &source)?, sources: vec![source], rule })
-    });
-    let jobs = jobs.collect::<Result<Vec<_>>>()?;
-    let lineage = Lineage {
-        method: "fold",
-        parameters: Vec::new(),
-        weights: vec![1.0],
-        models: vec![base],
-        adapters: vec![file],
-    };
-    let header = header(base, &lineage, workers.pool())?;
-    finish(Plan { runtime, jobs, options, workers, header }, &lineage, base, Vec::new(), output, each)
+    fold_all(runtime, base, &[], Some(changes), options, output, each)
 }
 
 /// All that is to be done.

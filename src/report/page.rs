@@ -249,14 +249,31 @@ fn tax(html: &mut String, view: &RunView) {
 fn serving(html: &mut String, view: &RunView) {
     let Some(record) = &view.record else { return };
     let hash = escape(record.base.hash.get(..16).unwrap_or(&record.base.hash));
+    let (note, commands) = match (text(view, "delta"), &record.change) {
+        ("full", _) => (
+            " The weights themselves were trained: they become a model first.",
+            "llama-align merge -m MODEL.gguf --change change.gguf --outtype auto -o tuned.gguf\n\
+             llama-server -m tuned.gguf",
+        ),
+        (_, Some(_)) => (
+            " Norms and biases were trained beside the adapter, and no adapter has a place for them: without the first command \
+             something else is served than was trained.",
+            "llama-align merge -m MODEL.gguf --change change.gguf -o norms.gguf\n\
+             llama-server -m norms.gguf --lora adapter.gguf\n\
+             llama-align merge -m MODEL.gguf --lora adapter.gguf --change change.gguf --outtype auto -o tuned.gguf",
+        ),
+        (_, None) => (
+            "",
+            "llama-server -m MODEL.gguf --lora adapter.gguf\n\
+             llama-cli -m MODEL.gguf --lora adapter.gguf\n\
+             llama-align generate -m MODEL.gguf --lora adapter.gguf -p \"…\"\n\
+             llama-align merge -m MODEL.gguf --lora adapter.gguf --outtype auto -o merged.gguf",
+        ),
+    };
     let _ = write!(
         html,
         "<section>\n<h2>Use it</h2>\n<p class=\"lead\">In the run's directory; <code>MODEL.gguf</code> is the base, whose fingerprint \
-         begins with <code>{hash}</code>.</p>\n<pre>\
-         llama-server -m MODEL.gguf --lora adapter.gguf\n\
-         llama-cli -m MODEL.gguf --lora adapter.gguf\n\
-         llama-align generate -m MODEL.gguf --lora adapter.gguf -p \"…\"\n\
-         llama-align merge -m MODEL.gguf --lora adapter.gguf --outtype auto -o merged.gguf</pre>\n</section>\n"
+         begins with <code>{hash}</code>.{note}</p>\n<pre>{commands}</pre>\n</section>\n"
     );
 }
 
@@ -293,6 +310,9 @@ fn provenance(html: &mut String, view: &RunView) {
     }
     line("llama-align", &r.program.version);
     line("Adapter, the file", &r.adapter);
+    if let Some(change) = &r.change {
+        line("Norms and biases, the file", change);
+    }
     line("Parameters of the base", &r.base.parameters.to_string());
     line("FLOP executed in products", &r.flops.executed.to_string());
     line("2 · parameters · tokens", &r.flops.estimated_per_pass.to_string());

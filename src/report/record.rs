@@ -50,6 +50,9 @@ pub struct RunRecord {
     pub after: Option<Map<String, Value>>,
     /// blake3 of the adapter's file.
     pub adapter: String,
+    /// blake3 of the file with the changes of norms and biases, where they were trained beside the adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
 }
 
 /// What trained.

@@ -34,6 +34,10 @@ pub struct TrainConfig {
     pub lora_dropout: f32,
     /// Rate of B over that of A (LoRA+); 1 is plain LoRA.
     pub loraplus_lr_ratio: f64,
+    /// Whether the norms of the blocks move as well, each by a free change.
+    pub train_norms: bool,
+    /// Whether the biases of the blocks move as well.
+    pub train_biases: bool,
     /// Weights of single tokens.
     pub token_weights: Option<PathBuf>,
     /// Share of a rejected answer's tokens, those of the lowest log-ratio, that the loss sees (dpo); 1 means all.
@@ -158,6 +162,8 @@ impl Default for TrainConfig {
             use_rslora: false,
             lora_dropout: 0.0,
             loraplus_lr_ratio: 1.0,
+            train_norms: false,
+            train_biases: false,
             token_weights: None,
             rejected_share: 1.0,
             mask: None,

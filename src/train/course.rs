@@ -7,7 +7,7 @@ use super::held_out::HeldOut;
 use super::policy::{set_parameters, Policy};
 use super::selection::Selection;
 use super::trainer::{Observer, StepReport};
-use crate::adapter::Lora;
+use crate::adapter::{Change, Lora};
 use crate::data::Dataset;
 use crate::error::Result;
 use std::ops::Deref;
@@ -23,6 +23,8 @@ pub struct Measured {
     pub rows: Vec<RowScore>,
     /// The adapter at that time, for a policy that moves one.
     pub adapter: Option<Lora>,
+    /// The changes of whole weights at that time, where they may become the result.
+    pub changes: Vec<Change>,
 }
 
 /// An observer around another one: it measures, and tells the inner one of steps and measurements.
@@ -88,7 +90,8 @@ impl<'a, D: Deref<Target = Dataset>> Course<'a, D> {
         if !best.parameters.is_empty() {
             set_parameters(policy, &best.parameters)?;
             let (report, rows) = held_out.measure(config, policy)?;
-            course.best = Some(Measured { step: best.step, report, rows, adapter: policy.adapter() });
+            let (adapter, changes) = (policy.adapter(), policy.changes());
+            course.best = Some(Measured { step: best.step, report, rows, adapter, changes });
         }
         Ok(course)
     }
@@ -100,7 +103,9 @@ impl<'a, D: Deref<Target = Dataset>> Course<'a, D> {
         let name = |weight: &str, half: char| format!("{weight}.lora_{half}");
         let factors = adapter.into_iter().flat_map(|lora| &lora.factors);
         let halves = factors.flat_map(|f| [(name(&f.weight, 'a'), f.a.clone()), (name(&f.weight, 'b'), f.b.clone())]);
-        Some(Best { step, value, misses: self.selection.misses(), parameters: halves.collect() })
+        let changes = self.best.iter().flat_map(|measured| &measured.changes);
+        let changes = changes.map(|c| (format!("{}.change", c.weight), c.values.clone()));
+        Some(Best { step, value, misses: self.selection.misses(), parameters: halves.chain(changes).collect() })
     }
 
     /// How it ended; nothing if no step was made.
@@ -126,7 +131,8 @@ impl<D: Deref<Target = Dataset>> Observer for Course<'_, D> {
         if due || step.step == step.n_steps {
             let (report, rows) = self.held_out.measure(self.config, policy)?;
             let verdict = self.selection.offer(step.step, &report)?;
-            let measured = Measured { step: step.step, report, rows, adapter: policy.adapter() };
+            let changes = if self.config.load_best_model_at_end { policy.changes() } else { Vec::new() };
+            let measured = Measured { step: step.step, report, rows, adapter: policy.adapter(), changes };
             self.inner.on_evaluation(&measured, verdict.is_best)?;
             if verdict.is_best && self.config.load_best_model_at_end {
                 self.best = Some(measured.clone());

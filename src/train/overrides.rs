@@ -22,6 +22,8 @@ pub struct TrainOverrides {
     pub use_rslora: Option<bool>,
     pub lora_dropout: Option<f32>,
     pub loraplus_lr_ratio: Option<f64>,
+    pub train_norms: Option<bool>,
+    pub train_biases: Option<bool>,
     pub learning_rate: Option<f64>,
     pub lr_scheduler_type: Option<String>,
     pub warmup_ratio: Option<f64>,
@@ -86,7 +88,7 @@ impl TrainConfig {
                 $( if let Some(value) = flags.$field { self.$field = value; given.push(stringify!($field)); } )+
             };
         }
-        take!(layers_to_transform, use_rslora, lora_dropout, loraplus_lr_ratio);
+        take!(layers_to_transform, use_rslora, lora_dropout, loraplus_lr_ratio, train_norms, train_biases);
         take!(lora_rank, lora_alpha, lora_targets, learning_rate, batch_size, grad_accum, max_length, seed, threads);
         take!(rejected_share);
         take!(loss_type, loss_weights, beta, label_smoothing, simpo_gamma, cpo_alpha, sft_weight);

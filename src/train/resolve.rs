@@ -123,6 +123,15 @@ impl TrainConfig {
 
     /// What the weights themselves, as they are trained, cannot do yet.
     fn resolve_delta(&self) -> Result<()> {
+        if self.train_norms || self.train_biases {
+            let key = if self.train_norms { "train_norms" } else { "train_biases" };
+            if self.mask.is_some() {
+                return Err(bad(key, "a mask holds whatever it does not name, and it names no norms or biases"));
+            }
+            if self.keep_adapters > 0 {
+                return Err(bad("keep_adapters", "keeps adapters, which have no place for norms and biases"));
+            }
+        }
         if self.delta == DeltaKind::Lora {
             return Ok(());
         }

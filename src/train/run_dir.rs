@@ -169,6 +169,11 @@ impl RunDir {
         Ok(self.keep()?.join("best.gguf"))
     }
 
+    /// The changes of norms and biases at the best measurement so far; its directory is made.
+    pub fn best_change(&self) -> Result<PathBuf> {
+        Ok(self.keep()?.join("best.change.gguf"))
+    }
+
     fn keep(&self) -> Result<PathBuf> {
         let path = self.path.join(KEPT);
         std::fs::create_dir_all(&path).map_err(|e| Error::io(&path, "cannot make the directory", &e))?;
@@ -216,7 +221,7 @@ fn kept(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     let ours = |path: &PathBuf| {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        name == "best.gguf" || (name.starts_with("step-") && name.ends_with(".gguf"))
+        ["best.gguf", "best.change.gguf"].contains(&name) || (name.starts_with("step-") && name.ends_with(".gguf"))
     };
     entries.filter(ours).collect()
 }

@@ -3,3 +3,4 @@
 mod program;
 mod special;
 mod templates;
+mod traps;

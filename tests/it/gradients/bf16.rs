@@ -8,15 +8,15 @@ use quant::Type;
 
 /// Largest difference of all gradients together, over their norm. A product rounds both factors to eight bits, 2e-3 each;
 /// two or three blocks of random weights, forward and backward, leave 1e-2.
-const ROUNDING: f64 = 2.5e-2;
+pub(super) const ROUNDING: f64 = 2.5e-2;
 
-fn run(engine: &mut Engine, case: &Case) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn run(engine: &mut Engine, case: &Case) -> (Vec<f32>, Vec<f32>) {
     let log_probs = engine.forward(&case.batch()).unwrap().concat();
     engine.backward(&case.weights).unwrap();
     (log_probs, engine.trainable().into_iter().flat_map(|i| engine.gradient(i).to_vec()).collect())
 }
 
-fn distance(found: &[f32], wanted: &[f32]) -> f64 {
+pub(super) fn distance(found: &[f32], wanted: &[f32]) -> f64 {
     let square = |x: f32| f64::from(x).powi(2);
     let apart: f64 = found.iter().zip(wanted).map(|(f, w)| square(f - w)).sum();
     (apart / wanted.iter().map(|&w| square(w)).sum::<f64>()).sqrt()

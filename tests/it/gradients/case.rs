@@ -4,10 +4,10 @@ use crate::models::{open, Opened};
 use crate::oracle::{self, Array, Oracle, Target};
 use crate::random::Random;
 use crate::tiny::Tiny;
-use llama_align::adapter::{Factor, Lora};
+use llama_align::adapter::{norms_and_biases, Change, Factor, Lora};
 use llama_align::autodiff::differentiate;
 use llama_align::data::{Sample, Sequence};
-use llama_align::engine::{adapt, Adapted, Delta, Engine, Form, Layout, Plan, Role};
+use llama_align::engine::{adapt_changed, Adapted, Delta, Engine, Form, Layout, Plan, Role};
 use llama_align::ir::{Leaf, ValueId};
 use llama_align::trace::{trace, Trace};
 use quant::Type;
@@ -28,6 +28,8 @@ pub(crate) struct Case {
     pub(crate) opened: Opened,
     pub(crate) trace: Arc<Trace>,
     pub(crate) delta: Delta,
+    /// Of norms and biases, where they move as well.
+    pub(crate) changes: Vec<Change>,
     pub(crate) sequences: Vec<Sequence>,
     pub(crate) layout: Layout,
     /// d loss / d log p of every completion token, per sequence.
@@ -98,14 +100,40 @@ impl Case {
         let weights: Vec<_> = sequences.iter().map(|s| random.vector(scored(s), 1.0)).collect();
         let targets = oracle::targets(&layout, &sequences, &weights);
         let decoded = oracle::decode(&trace.program, &opened.file);
-        Self { delta: adapter(&trace), opened, trace, sequences, layout, weights, targets, decoded }
+        Self {
+            delta: adapter(&trace),
+            changes: Vec::new(),
+            opened,
+            trace,
+            sequences,
+            layout,
+            weights,
+            targets,
+            decoded,
+        }
+    }
+
+    /// Norms and biases of every block move as well, by a tenth of what they are.
+    pub(crate) fn with_vectors(mut self) -> Self {
+        let is_there = |ending: &str| self.trace.program.weights.iter().any(|w| w.name.ends_with(ending));
+        let (norms, biases) = (is_there("norm.weight"), is_there(".bias"));
+        for linear in norms_and_biases(&self.trace, norms, biases).unwrap() {
+            let mut random = Random::of(&format!("{} change", linear.name));
+            let values = random.vector(linear.n_in * linear.n_out, 0.1);
+            self.changes.push(Change { values, ..Change::zero(&linear) });
+        }
+        self
+    }
+
+    fn adapted(&self) -> Adapted {
+        adapt_changed(&self.trace, std::slice::from_ref(&self.delta), &self.changes, Form::Training).unwrap()
     }
 
     pub(crate) fn backward(&self) -> Backward {
-        let mut planned = adapt(&self.trace, std::slice::from_ref(&self.delta), Form::Training).unwrap();
+        let mut planned = self.adapted();
         let plan = Plan::make(&mut planned).unwrap();
         let hidden = plan.blocks.iter().map(|block| *block.writes.last().unwrap());
-        let mut adapted = adapt(&self.trace, std::slice::from_ref(&self.delta), Form::Training).unwrap();
+        let mut adapted = self.adapted();
         let mut leaf = |value: ValueId| {
             let ne = adapted.program.get(value).ne;
             (value, adapted.program.leaf(Leaf::Input, Type::F32, ne, "cotangent"))
@@ -128,7 +156,8 @@ impl Case {
             let values = match parameter.role {
                 Role::A(_, f) => &factors[f].a,
                 Role::B(_, f) => &factors[f].b,
-                Role::Change(_) | Role::Ratio => panic!("a fixed delta has factors only"),
+                Role::Change(c) => &self.changes[c].values,
+                Role::Ratio => panic!("no number multiplies a fixed delta"),
             };
             let values = values.iter().map(|&x| f64::from(x)).collect();
             oracle.give(parameter.value, Array::new(oracle.ne(parameter.value), values));
@@ -141,7 +170,8 @@ impl Case {
     }
 
     pub(crate) fn engine_in(&self, form: Form, n_threads: usize) -> Engine {
-        Engine::with_form(&self.opened.model, &self.trace, vec![self.delta.clone()], n_threads, form).unwrap()
+        let moving = (vec![self.delta.clone()], self.changes.clone());
+        Engine::with_all(&self.opened.model, &self.trace, moving, n_threads, form, 0.0).unwrap()
     }
 
     pub(crate) fn batch(&self) -> Vec<&Sequence> {

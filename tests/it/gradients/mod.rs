@@ -6,6 +6,7 @@ mod case;
 mod controls;
 mod differences;
 mod ops;
+mod vectors;
 
 use crate::models::{dense, each};
 use crate::oracle::{self, Array, Oracle};

@@ -12,7 +12,7 @@ use quant::Type;
 const ROUNDED: f64 = 0.15;
 
 /// The worst error, and where it is; no kernel of ours takes part but the loss head's.
-fn worst(case: &Case) -> (f64, String) {
+pub(super) fn worst(case: &Case) -> (f64, String) {
     let backward = case.backward();
     let mut oracle = seeded(case, &backward, true);
     let mut engine = case.engine_in(Form::TrainingOps, 1);

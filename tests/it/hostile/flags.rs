@@ -183,6 +183,8 @@ fn every_flag_of_train_prints_its_default() {
         "--list-devices",
         "--load-best-model-at-end",
         "--use-rslora",
+        "--train-norms",
+        "--train-biases",
         "--lora",
         "--mask",
         "--token-weights",

@@ -81,5 +81,5 @@ fn kto() {
 
 #[test]
 fn sft() {
-    killed_runs_end_as_whole_ones(&["--method", "sft", "--precision", "f32", "--warmup-steps", "3"]);
+    killed_runs_end_as_whole_ones(&["--method", "sft", "--precision", "f32", "--warmup-steps", "3", "--train-norms"]);
 }
