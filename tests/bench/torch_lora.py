@@ -37,7 +37,7 @@ def load(path, dtype):
         num_key_value_heads=keys["llama.attention.head_count_kv"],
         max_position_embeddings=keys["llama.context_length"],
         rms_norm_eps=keys["llama.attention.layer_norm_rms_epsilon"],
-        rope_theta=keys["llama.rope.freq_base"],
+        rope_theta=keys.get("llama.rope.freq_base", 10000.0),
         tie_word_embeddings="output.weight" not in weights,
         attn_implementation="sdpa",
     )

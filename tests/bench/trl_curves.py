@@ -1,7 +1,8 @@
 """DPO by TRL's DPOTrainer and by this program: the same model, rows, order, initial factors, rates and steps, in F32.
 
     pip install -r tests/bench/requirements-trl.txt
-    trl_curves.py PROGRAM MODEL.gguf PAIRS.jsonl OUTPUT [--steps 30] [--seed 0] [--tokens program|trl] [--threads 1]
+    trl_curves.py PROGRAM MODEL.gguf PAIRS.jsonl OUTPUT [--steps 30] [--batch 4] [--accumulation 2] [--seed 0]
+                  [--tokens program|trl] [--threads 1]
 
 PROGRAM runs first: once with a rate at which nothing moves, which leaves the adapter that a run starts from, and once for good.
 TRL then trains the dequantised model (a llama) from the same factors, at the rates that the program logged, in the order of the
@@ -31,7 +32,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import torch_lora
 from torch_lora import names
 
-BATCH, ACCUMULATION, BETA = 4, 2, 0.1
+BETA = 0.1
 METRICS = ["loss", "rewards/margins", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen", "grad_norm"]
 
 
@@ -76,7 +77,7 @@ def order(n, seed, epoch):
 
 def program(given, output, *more):
     command = [given.program, "train", "-m", given.model, "-d", given.pairs, "-o", str(output), "--method", "dpo", "--overwrite"]
-    command += ["--precision", "f32", "--batch-size", str(BATCH), "--grad-accum", str(ACCUMULATION), "--beta", str(BETA)]
+    command += ["--precision", "f32", "--batch-size", str(given.batch), "--grad-accum", str(given.accumulation), "--beta", str(BETA)]
     command += ["--seed", str(given.seed), "-t", str(given.threads), "--samples", "0", *more]
     subprocess.run(command, check=True)
     lines = (output / "metrics.jsonl").read_text().splitlines()
@@ -139,7 +140,7 @@ def trl(given, rows, rates, adapter, output):
     model = start(torch_lora.load(given.model, torch.float32), adapter)
     config = DPOConfig(
         output_dir=str(output / "trl"), seed=given.seed, use_cpu=True, bf16=False, beta=BETA, loss_type="sigmoid",
-        per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION, max_steps=len(rates),
+        per_device_train_batch_size=given.batch, gradient_accumulation_steps=given.accumulation, max_steps=len(rates),
         learning_rate=rates[0], max_grad_norm=1.0, weight_decay=0.0, logging_steps=1, save_strategy="no", report_to="none",
         gradient_checkpointing=False, max_length=1024, disable_tqdm=True,
     )
@@ -158,6 +159,8 @@ def main():
     for name in ("program", "model", "pairs", "output"):
         arguments.add_argument(name)
     arguments.add_argument("--steps", type=int, default=30)
+    arguments.add_argument("--batch", type=int, default=4)
+    arguments.add_argument("--accumulation", type=int, default=2)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--tokens", choices=["program", "trl"], default="program")
@@ -169,7 +172,7 @@ def main():
     ours = program(given, output / "program", "--max-steps", str(given.steps))
 
     rows = [json.loads(line) for line in pathlib.Path(given.pairs).read_text().splitlines() if line.strip()]
-    per_step = BATCH * ACCUMULATION
+    per_step = given.batch * given.accumulation
     per_epoch = len(rows) // per_step
     assert given.steps <= per_epoch, f"one epoch has {per_epoch} whole steps"
     picked = order(len(rows), given.seed, 0)[: given.steps * per_step]
