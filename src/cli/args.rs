@@ -2,6 +2,7 @@
 
 use super::args_adapter::AdapterArgs;
 use super::args_algebra::AdapterCommand;
+use super::args_allo::AlloArgs;
 use super::args_data::{Adapters, DataCommand, PairsArgs, RateArgs, Sampling};
 use super::args_devices::{spelled_out, Devices};
 use super::args_held_out::HeldOutArgs;
@@ -33,7 +34,7 @@ const EXIT_CODES: &str = "Exit status: 0 ok, 2 usage or parameter, 65 bad data o
 pub(super) enum Command {
     /// Trace a model and compare the result with llama.cpp
     Check(CheckArgs),
-    /// Train a LoRA adapter, or the weights themselves, on a quantised model: sft, dpo, kto or npo
+    /// Train a LoRA adapter, or the weights themselves, on a quantised model: sft, dpo, kto, npo or allo
     Train(Box<TrainArgs>),
     /// Measure a model, with or without an adapter, on held-out data
     Eval(EvalArgs),
@@ -118,7 +119,7 @@ pub(super) struct TrainArgs {
     /// Configuration in TOML; flags win over it. Lists in its [grid] make a run for each combination
     #[arg(long)]
     pub(super) config: Option<PathBuf>,
-    /// sft, dpo, kto or npo [default: dpo]
+    /// sft, dpo, kto, npo or allo (a warm-up, a mask, forgetting and learning, one after another) [default: dpo]
     #[arg(long)]
     pub(super) method: Option<String>,
     #[command(flatten)]
@@ -144,6 +145,8 @@ pub(super) struct TrainArgs {
     pub(super) rows: RowsArgs,
     #[command(flatten)]
     pub(super) loss: LossArgs,
+    #[command(flatten)]
+    pub(super) allo: AlloArgs,
     /// Seed of factors and order [default: 0]
     #[arg(short = 's', long)]
     pub(super) seed: Option<u64>,
@@ -188,6 +191,9 @@ pub(super) struct EvalArgs {
     /// Adapter in GGUF
     #[arg(long)]
     pub(super) lora: Option<PathBuf>,
+    /// Changes of whole weights (`train --delta full`) as they are, before a merge rounds them
+    #[arg(long, conflicts_with = "lora")]
+    pub(super) change: Option<PathBuf>,
     #[command(flatten)]
     pub(super) tasks: TaskArgs,
     /// Strength that rewards are scaled by [default: 0.1]

@@ -2,7 +2,7 @@
 
 use crate::train::TrainOverrides;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub(super) struct AdapterArgs {
@@ -39,12 +39,20 @@ pub(super) struct AdapterArgs {
     /// Go on training this adapter: rank, alpha and weights are its own, and the reference is the model with it
     #[arg(long, conflicts_with_all = ["lora_rank", "lora_alpha", "lora_targets", "layers_to_transform", "use_rslora"])]
     pub(super) lora: Option<PathBuf>,
+    /// Go on training these changes of whole weights (--delta full); the reference is the model with them
+    #[arg(long, conflicts_with = "lora")]
+    pub(super) change: Option<PathBuf>,
     /// Move only what this mask leaves free, as `neurons` makes them; the rest of the model keeps its bits
     #[arg(long)]
     mask: Option<PathBuf>,
 }
 
 impl AdapterArgs {
+    /// What the run goes on from, if not from the model itself.
+    pub(super) fn from(&self) -> Option<&Path> {
+        self.lora.as_deref().or(self.change.as_deref())
+    }
+
     /// Into the configuration's flags.
     pub(super) fn overrides(&self, rest: TrainOverrides) -> TrainOverrides {
         TrainOverrides {

@@ -125,8 +125,14 @@ pub(super) struct TokenWeightsArgs {
     #[arg(short = 'm', long)]
     pub(super) model: PathBuf,
     /// Adapter of a run of DPO: with it the model is the aligned one
+    #[arg(long, required_unless_present_any = ["change", "after"], conflicts_with_all = ["change", "after"])]
+    pub(super) lora: Option<PathBuf>,
+    /// Changes of whole weights that such a run left (`train --delta full`)
+    #[arg(long, conflicts_with = "after")]
+    pub(super) change: Option<PathBuf>,
+    /// The aligned model itself, of the same vocabulary
     #[arg(long)]
-    pub(super) lora: PathBuf,
+    pub(super) after: Option<PathBuf>,
     /// Pairs
     #[arg(short = 'd', long = "data")]
     pub(super) data: PathBuf,

@@ -12,7 +12,7 @@ pub(super) struct TaskArgs {
     #[arg(long, conflicts_with = "tax")]
     pub(super) task: Option<String>,
     /// TASK=FILE, measured without and with the adapter and compared item by item; may be given several times
-    #[arg(long, value_name = "TASK=FILE", requires = "lora")]
+    #[arg(long, value_name = "TASK=FILE")]
     pub(super) tax: Vec<String>,
     /// Write every item's scores, as JSON lines
     #[arg(long, value_name = "FILE", requires = "task")]

@@ -2,13 +2,16 @@
 
 use super::args::EvalArgs;
 use super::{dataset, devices, open_model, Printer};
-use crate::adapter::import;
+use crate::adapter::{import, import_changes, Change, Lora};
 use crate::check::checked_trace;
 use crate::data::{EncodeOptions, TooLong};
-use crate::engine::{Delta, Engine};
+use crate::engine::{Delta, Engine, Form};
 use crate::error::{Error, Kind, Result};
 use crate::gguf;
+use crate::runtime::Model;
+use crate::trace::Trace;
 use crate::train::{evaluate, Precision, References, TrainConfig};
+use std::sync::Arc;
 
 /// Runs the command.
 pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
@@ -21,14 +24,7 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
     };
     args.tasks.params(args.max_length)?;
     let (model, file) = open_model(&args.model, args.devices.names(), args.devices.n_gpu_layers())?;
-    let lora = match &args.lora {
-        None => None,
-        Some(path) => {
-            let adapter = gguf::File::open(path)?;
-            gguf::check_fits(&gguf::validate_adapter(&adapter)?, &file)?;
-            Some(import(&adapter)?)
-        }
-    };
+    let subject = Adapted::read(args, &file)?;
     let max_length = dataset::max_length(args.max_length, &model, printer);
     let too_long = TooLong::from_name(&args.too_long)?;
     let encoding = EncodeOptions { max_length, too_long, ..EncodeOptions::default() };
@@ -38,21 +34,16 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
     let max_tokens = TrainConfig::default().micro_batch_tokens;
     // The base is the reference: rewards tell how far the adapter moved.
     let mut base = Engine::with_form(&model, &trace, Vec::new(), threads, form)?;
-    let report = match lora {
-        None => {
-            let now = References::measure(&mut base, &data.samples, max_tokens)?;
-            devices::report(printer, &model, base.tally());
-            evaluate(&data, &now, None, beta)?
-        }
-        Some(lora) => {
-            let references = References::measure(&mut base, &data.samples, max_tokens)?;
-            drop(base);
-            let delta = Delta { lora, scale: 1.0, trainable: false };
-            let mut adapted = Engine::with_form(&model, &trace, vec![delta], threads, form)?;
-            let now = References::measure(&mut adapted, &data.samples, max_tokens)?;
-            devices::report(printer, &model, adapted.tally());
-            evaluate(&data, &now, Some(&references), beta)?
-        }
+    let now = References::measure(&mut base, &data.samples, max_tokens)?;
+    let report = if subject.is_base() {
+        devices::report(printer, &model, base.tally());
+        evaluate(&data, &now, None, beta)?
+    } else {
+        drop(base);
+        let mut adapted = subject.engine(&model, &trace, threads, form)?;
+        let then = References::measure(&mut adapted, &data.samples, max_tokens)?;
+        devices::report(printer, &model, adapted.tally());
+        evaluate(&data, &then, Some(&now), beta)?
     };
     let value = serde_json::to_value(&report).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
     if args.json {
@@ -72,4 +63,40 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
         ));
     }
     Ok(0)
+}
+
+/// What is measured beside the base: an adapter, or changes of whole weights, or neither.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Adapted {
+    lora: Option<Lora>,
+    changes: Vec<Change>,
+}
+
+impl Adapted {
+    /// Reads what the flags name.
+    pub(super) fn read(args: &EvalArgs, file: &gguf::File) -> Result<Self> {
+        let mut read = Self::default();
+        if let Some(path) = &args.lora {
+            let adapter = gguf::File::open(path)?;
+            gguf::check_fits(&gguf::validate_adapter(&adapter)?, file)?;
+            read.lora = Some(import(&adapter)?);
+        }
+        if let Some(path) = &args.change {
+            read.changes = import_changes(&gguf::File::open(path)?, file)?;
+        }
+        Ok(read)
+    }
+
+    fn is_base(&self) -> bool {
+        self.lora.is_none() && self.changes.is_empty()
+    }
+
+    /// The session of it.
+    pub(super) fn engine(self, model: &Arc<Model>, trace: &Arc<Trace>, threads: usize, form: Form) -> Result<Engine> {
+        let deltas = self.lora.into_iter().map(|lora| Delta { lora, scale: 1.0, trainable: false }).collect();
+        match self.changes.is_empty() {
+            true => Engine::with_form(model, trace, deltas, threads, form),
+            false => Engine::with_changes(model, trace, deltas, self.changes, threads, form),
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use super::args::TrainArgs;
 use super::initial;
 use super::resume::Start;
-use super::train::{one, overrides};
+use super::train::{one, overrides, Job};
 use super::Printer;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{base_hash, File};
@@ -40,7 +40,9 @@ pub(super) fn run(args: &TrainArgs, grid: &Grid, printer: &mut Printer) -> Resul
         let begun = args.saving.resume.is_none() && output.join("config.toml").exists();
         let mut config = config.clone();
         start.fill(&mut config);
-        let status = one(args, config.resolve()?, start, &output, args.overwrite || begun, printer)?;
+        let (from, overwrite) = (args.adapter.from(), args.overwrite || begun);
+        let job = Job { start, output: &output, from, overwrite, samples: args.samples, is_stage: false };
+        let status = one(args, config.resolve()?, job, printer)?;
         if status != 0 {
             return Ok(status);
         }

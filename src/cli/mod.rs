@@ -3,9 +3,11 @@
 //! **Invariant:** nothing here that a library user could not do; data goes to stdout, talk to stderr.
 
 mod adapter;
+mod allo;
 mod args;
 mod args_adapter;
 mod args_algebra;
+mod args_allo;
 mod args_data;
 mod args_devices;
 mod args_held_out;

@@ -2,7 +2,8 @@
 
 use super::initial;
 use crate::adapter::{
-    export, export_changes, in_layers, norms_and_biases, resolve_targets, Change, Lineage, Linear, Lora,
+    export, export_changes, import_changes, in_layers, is_changes, norms_and_biases, resolve_targets, Change, Lineage,
+    Linear, Lora,
 };
 use crate::engine::{Delta, Engine, Form};
 use crate::error::{Context, Error, Kind, Result};
@@ -21,27 +22,28 @@ pub(super) enum Moving {
 }
 
 impl Moving {
-    /// Fresh factors, those of a file with their fingerprint, or weights that have not changed yet.
+    /// Fresh factors, weights that have not changed yet, or what a file holds of either, with its fingerprint.
     pub(super) fn start(
         config: &TrainConfig,
         trace: &Trace,
         file: &File,
-        lora: Option<&Path>,
+        from: Option<&Path>,
     ) -> Result<(Self, Option<String>)> {
-        Ok(match (config.delta, lora) {
+        if let Some(path) = from {
+            fits(config.delta, path)?;
+        }
+        Ok(match (config.delta, from) {
             (DeltaKind::Lora, None) => (Self::Factors(initial::fresh(config, trace)?), None),
             (DeltaKind::Lora, Some(path)) => {
                 let (lora, hash) = initial::from_file(path, file)?;
                 (Self::Factors(lora), Some(hash))
             }
-            (DeltaKind::Full, None) => {
+            (DeltaKind::Full, from) => {
                 let linears = in_layers(&config.layers_to_transform, Linear::all(trace))?;
                 let targets = resolve_targets(&config.lora_targets, &linears)?;
-                (Self::Weights(targets.iter().map(Change::zero).collect()), None)
-            }
-            (DeltaKind::Full, Some(_)) => {
-                let message = "lora: --delta full moves no factors; fold the adapter into the model first";
-                return Err(Error::new(Kind::Argument, message));
+                let mut changes: Vec<Change> = targets.iter().map(Change::zero).collect();
+                let hash = from.map(|path| go_on(&mut changes, path, file)).transpose()?;
+                (Self::Weights(changes), hash)
             }
         })
     }
@@ -110,6 +112,36 @@ pub(super) struct Written {
     pub(super) result: PathBuf,
     /// The changes of norms and biases beside an adapter.
     pub(super) beside: Option<PathBuf>,
+}
+
+/// Refuses to go on with what the run does not move.
+fn fits(delta: DeltaKind, path: &Path) -> Result<()> {
+    let is_change = is_changes(&File::open(path)?);
+    match delta {
+        DeltaKind::Lora if is_change => {
+            let message =
+                format!("change: {} holds changes of whole weights, which --delta full moves", path.display());
+            Err(Error::new(Kind::Argument, message))
+        }
+        DeltaKind::Full if !is_change => {
+            let message = "lora: --delta full moves no factors; fold the adapter into the model first";
+            Err(Error::new(Kind::Argument, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Puts a file's changes into those that are trained; returns its fingerprint.
+fn go_on(changes: &mut [Change], path: &Path, base: &File) -> Result<String> {
+    let file = File::open(path)?;
+    for found in import_changes(&file, base)? {
+        let Some(own) = changes.iter_mut().find(|own| own.weight == found.weight) else {
+            let message = format!("{}: it changes {}, which the run does not train", path.display(), found.weight);
+            return Err(Error::new(Kind::Mismatch, message));
+        };
+        *own = found;
+    }
+    Ok(base_hash(&file))
 }
 
 /// Writes what was trained.

@@ -9,7 +9,7 @@ use crate::data::Dataset;
 use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{base_hash, check_fits, check_output, validate_adapter, validate_model, File};
-use crate::mask::{pool, select, select_as_released, Band, Granularity, LowRank, Moved, Order, Scores};
+use crate::mask::{pool, select, select_as_released, Band, Granularity, LowRank, Mask, Moved, Order, Scores};
 use crate::train::{DeltaKind, Method, Observer, Policy, StepReport, TrainConfig, TrainOverrides, Trainer};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,43 +30,73 @@ pub(super) fn run(args: &NeuronsArgs, printer: &mut Printer) -> Result<u8> {
         (_, _, Some(data)) => warm_up(args, score, data, printer)?,
         _ => return Err(Error::new(Kind::Argument, "--data, --lora or --change: nothing to take scores from")),
     };
-    let shapes = match &moved {
-        Moving::Factors(lora) => lora.shapes(),
-        Moving::Weights(_) => Vec::new(),
+    let how = How {
+        granularity: wanted,
+        order: if args.smallest { Order::Smallest } else { Order::Largest },
+        ..How::default()
     };
-    let of_weights: Box<dyn Scores + '_> = match &moved {
-        Moving::Factors(lora) => Box::new(LowRank::new(lora, &shapes)),
-        Moving::Weights(changes) => Box::new(Moved::new(changes)),
-    };
-    let granularity = wanted.unwrap_or(match &moved {
-        Moving::Factors(_) => Granularity::Row,
-        Moving::Weights(_) => Granularity::Weight,
-    });
-    let pooled = (granularity != Granularity::Weight).then(|| pool(&*of_weights, granularity)).transpose()?;
-    let scores: &dyn Scores = pooled.as_ref().map_or(&*of_weights, |table| table as &dyn Scores);
-    let order = if args.smallest { Order::Smallest } else { Order::Largest };
-    let mut chosen = match args.as_released {
-        true => select_as_released(scores, args.ratio)?,
-        false => select(scores, order, Band { from: args.skip, to: args.skip + args.ratio })?,
-    };
-    let order = if args.smallest { "smallest" } else { "largest" };
-    let rule = if args.as_released { "as released".to_owned() } else { format!("{order}, skip {}", args.skip) };
-    let of = match granularity {
-        Granularity::Weight => "",
-        Granularity::Row | Granularity::Column => "norm of ",
-        Granularity::Tensor => "mean ",
-    };
-    let score = format!("{of}{}", score.name());
-    provenance.extend([("score", score), ("rule", rule), ("ratio", args.ratio.to_string())]);
-    chosen.provenance = provenance.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let how =
+        How { band: Band { from: args.skip, to: args.skip + args.ratio }, as_released: args.as_released, score, ..how };
+    provenance.insert("ratio", args.ratio.to_string());
+    let chosen = choose(&moved, &how, provenance)?;
     chosen.write(&args.output, &architecture, &base)?;
     mask::tell(&chosen, &args.output, printer);
     Ok(0)
 }
 
+/// How a mask is chosen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    /// Absent means what a LoRA can hold at least, or single weights of others.
+    pub(super) granularity: Option<Granularity>,
+    pub(super) order: Order,
+    pub(super) band: Band,
+    pub(super) as_released: bool,
+    pub(super) score: Score,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        let (order, band, score) = (Order::Largest, Band::first(0.05), Score::Change);
+        Self { granularity: None, order, band, as_released: false, score }
+    }
+}
+
+/// The mask of what moved.
+pub(super) fn choose(moved: &Moving, how: &How, mut provenance: BTreeMap<&'static str, String>) -> Result<Mask> {
+    let shapes = match moved {
+        Moving::Factors(lora) => lora.shapes(),
+        Moving::Weights(_) => Vec::new(),
+    };
+    let of_weights: Box<dyn Scores + '_> = match moved {
+        Moving::Factors(lora) => Box::new(LowRank::new(lora, &shapes)),
+        Moving::Weights(changes) => Box::new(Moved::new(changes)),
+    };
+    let granularity = how.granularity.unwrap_or(match moved {
+        Moving::Factors(_) => Granularity::Row,
+        Moving::Weights(_) => Granularity::Weight,
+    });
+    let pooled = (granularity != Granularity::Weight).then(|| pool(&*of_weights, granularity)).transpose()?;
+    let scores: &dyn Scores = pooled.as_ref().map_or(&*of_weights, |table| table as &dyn Scores);
+    let mut chosen = match how.as_released {
+        true => select_as_released(scores, how.band.to)?,
+        false => select(scores, how.order, how.band)?,
+    };
+    let order = if how.order == Order::Smallest { "smallest" } else { "largest" };
+    let rule = if how.as_released { "as released".to_owned() } else { format!("{order}, skip {}", how.band.from) };
+    let of = match granularity {
+        Granularity::Weight => "",
+        Granularity::Row | Granularity::Column => "norm of ",
+        Granularity::Tensor => "mean ",
+    };
+    provenance.extend([("score", format!("{of}{}", how.score.name())), ("rule", rule)]);
+    chosen.provenance = provenance.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    Ok(chosen)
+}
+
 /// What a weight is ranked by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Score {
+pub(super) enum Score {
     Change,
     Gradient,
     Gradient2,
@@ -92,15 +122,15 @@ impl Score {
 }
 
 /// A warm-up's changes, or other numbers of the weights that are ranked, and what they come from.
-struct Warm {
-    moved: Moving,
-    provenance: BTreeMap<&'static str, String>,
-    architecture: String,
-    base: String,
+pub(super) struct Warm {
+    pub(super) moved: Moving,
+    pub(super) provenance: BTreeMap<&'static str, String>,
+    pub(super) architecture: String,
+    pub(super) base: String,
 }
 
 /// Those of a run that was made before.
-fn from_file(model: &Path, path: &Path, whole: bool) -> Result<Warm> {
+pub(super) fn from_file(model: &Path, path: &Path, whole: bool) -> Result<Warm> {
     let (base, file) = (File::open(model)?, File::open(path)?);
     validate_model(&base)?;
     let moved = if whole {

@@ -1,10 +1,10 @@
 //! `llama-align eval --task` and `--tax`.
 
 use super::args::EvalArgs;
+use super::eval::Adapted;
 use super::{dataset, open_adapter, open_model, Printer};
-use crate::adapter::import;
 use crate::check::checked_trace;
-use crate::engine::{Delta, Engine, Form};
+use crate::engine::Form;
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::{load, run, tax, Items, Subject, Task, TaskParams, TaskReport, TaxRow};
 use crate::gguf::{self, write_atomically};
@@ -26,17 +26,18 @@ struct Bench {
 }
 
 impl Bench {
-    fn subject(&self, lora: Option<&Path>) -> Result<Subject> {
-        let (mut deltas, mut adapters) = (Vec::new(), Vec::new());
-        if let Some(path) = lora {
-            // Validates the file, and that it fits.
-            adapters.push((open_adapter(path, &self.model, &self.file)?, 1.0));
-            deltas.push(Delta { lora: import(&gguf::File::open(path)?)?, scale: 1.0, trainable: false });
-        }
+    /// The base alone.
+    fn base(&self) -> Result<Subject> {
+        self.subject(Adapted::default(), None)
+    }
+
+    fn subject(&self, adapted: Adapted, lora: Option<&Path>) -> Result<Subject> {
+        let opened = lora.map(|path| open_adapter(path, &self.model, &self.file)).transpose()?;
         let engine = match &self.trace {
-            Some(trace) => Some(Engine::with_form(&self.model, trace, deltas, self.threads, self.form)?),
+            Some(trace) => Some(adapted.engine(&self.model, trace, self.threads, self.form)?),
             None => None,
         };
+        let adapters = opened.into_iter().map(|adapter| (adapter, 1.0)).collect();
         Ok(Subject { model: self.model.clone(), engine, adapters, n_threads: self.threads })
     }
 }
@@ -60,7 +61,7 @@ pub(super) fn run_tasks(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
         false => None,
     };
     let bench = Bench { model, file, trace, threads, form };
-    let mut subject = bench.subject(args.lora.as_deref())?;
+    let mut subject = bench.subject(Adapted::read(args, &bench.file)?, args.lora.as_deref())?;
     if args.tasks.tax.is_empty() {
         single(args, &bench, &items[0], &mut subject, &params, printer)
     } else {
@@ -70,13 +71,30 @@ pub(super) fn run_tasks(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
 
 /// Tasks and their files, as the flags name them.
 fn tasks(args: &EvalArgs) -> Result<Vec<(Task, PathBuf)>> {
+    let tasks = named(args)?;
+    let asks = tasks.iter().find(|(task, _)| !task.scores());
+    if let (Some((task, _)), Some(change)) = (asks, &args.change) {
+        let (task, change) = (task.name(), change.display());
+        let message =
+            format!("--change {change}: {task} lets llama.cpp answer, which knows no such files; merge it first");
+        return Err(Error::new(Kind::Unsupported, message));
+    }
+    Ok(tasks)
+}
+
+fn named(args: &EvalArgs) -> Result<Vec<(Task, PathBuf)>> {
+    let has_other = args.lora.is_some() || args.change.is_some();
     if let Some(name) = &args.tasks.task {
         let task = Task::from_name(name)?;
-        if task == Task::Kl && args.lora.is_none() {
-            return Err(Error::new(Kind::Argument, "--task kl: needs --lora, whose drift from the base it measures"));
+        if task == Task::Kl && !has_other {
+            let message = "--task kl: needs --lora or --change, whose drift from the base it measures";
+            return Err(Error::new(Kind::Argument, message));
         }
         let data = args.data.clone().ok_or_else(|| Error::new(Kind::Argument, "--task: needs --data"))?;
         return Ok(vec![(task, data)]);
+    }
+    if !has_other {
+        return Err(Error::new(Kind::Argument, "--tax: needs --lora or --change, which is compared with the base"));
     }
     let parse = |text: &String| match text.split_once('=') {
         Some((task, file)) if !file.is_empty() => Ok((Task::from_name(task)?, PathBuf::from(file))),
@@ -93,7 +111,7 @@ fn single(
     params: &TaskParams,
     printer: &mut Printer,
 ) -> Result<u8> {
-    let mut base = if *task == Task::Kl { Some(bench.subject(None)?) } else { None };
+    let mut base = if *task == Task::Kl { Some(bench.base()?) } else { None };
     let mut ticks = Ticks::default();
     let mut told = |done, all| ticks.tell(printer, *task, done, all);
     let report = run(*task, items, subject, base.as_mut(), params, &mut told)?;
@@ -127,7 +145,7 @@ fn table(
     params: &TaskParams,
     printer: &mut Printer,
 ) -> Result<u8> {
-    let mut base = bench.subject(None)?;
+    let mut base = bench.base()?;
     let mut ticks = Ticks::default();
     let mut told = |task, done, all| ticks.tell(printer, task, done, all);
     let table = tax(items, &mut base, adapted, params, &mut told)?;

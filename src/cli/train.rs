@@ -8,7 +8,7 @@ use super::resume::Start;
 use super::samples::{first_prompts, samples};
 use super::steps::{End, Steps};
 use super::watch::Keep;
-use super::{dataset, devices, initial, open_model, plan, Printer};
+use super::{allo, dataset, devices, initial, open_model, plan, Printer};
 use crate::adapter::Lineage;
 use crate::check::checked_trace;
 use crate::data::{read_all_with, Dataset, Rows, Text, TokenWeights};
@@ -27,23 +27,37 @@ use std::sync::Arc;
 
 /// Runs the command.
 pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
+    if let Some(text) = allo::wanted(&args)? {
+        return allo::run(&args, &text, printer);
+    }
+    if let Some(flag) = args.allo.overrides().given() {
+        return Err(Error::new(Kind::Argument, format!("{flag}: belongs to method allo")));
+    }
     if let Some(grid) = grid(&args)? {
         return super::grid::run(&args, &grid, printer);
     }
     let start = Start::find(&args.saving, &args.output, printer)?;
     let config = configuration(&args, &start)?;
-    one(&args, config, start, &args.output, args.overwrite, printer)
+    let (output, from, overwrite) = (&args.output, args.adapter.from(), args.overwrite);
+    one(&args, config, Job { start, output, from, overwrite, samples: args.samples, is_stage: false }, printer)
+}
+
+/// Where a run begins and where its files go.
+pub(super) struct Job<'a> {
+    pub(super) start: Start,
+    pub(super) output: &'a Path,
+    /// An adapter, or changes, that it goes on from.
+    pub(super) from: Option<&'a Path>,
+    pub(super) overwrite: bool,
+    /// Prompts that are answered before and after.
+    pub(super) samples: usize,
+    /// It is one of several whose results are told at their end.
+    pub(super) is_stage: bool,
 }
 
 /// One run into one directory: 0, or the status of an interrupted one. A dry run stops before it makes anything.
-pub(super) fn one(
-    args: &TrainArgs,
-    mut config: TrainConfig,
-    start: Start,
-    output: &Path,
-    overwrite: bool,
-    printer: &mut Printer,
-) -> Result<u8> {
+pub(super) fn one(args: &TrainArgs, mut config: TrainConfig, job: Job<'_>, printer: &mut Printer) -> Result<u8> {
+    let Job { start, output, from: starts_from, overwrite, samples: n_samples, is_stage } = job;
     if let Start::Complete(begun) = &start {
         begun.check(&config)?;
         // Written last: the run may have been killed before it was.
@@ -62,7 +76,7 @@ pub(super) fn one(
     }
     let (model, file) = open_model(&args.model, config.device.as_deref(), config.n_gpu_layers)?;
     config.max_length = dataset::max_length(config.max_length, &model, printer);
-    let Loaded { data, held_out, prompts } = rows(args, &config, &model)?;
+    let Loaded { data, held_out, prompts } = rows(args, &config, &model, n_samples)?;
     report_data(printer, &args.data, &data);
     let weights = config.token_weights.as_deref().map(|path| TokenWeights::read(path, &data)).transpose()?;
     let form = config.precision.form_for(&model)?;
@@ -73,7 +87,7 @@ pub(super) fn one(
             format!("{}: {op}: no gradient rule for this op", args.model.display()),
         ));
     }
-    let (mut moving, lora_hash) = Moving::start(&config, &trace, &file, args.adapter.lora.as_deref())?;
+    let (mut moving, lora_hash) = Moving::start(&config, &trace, &file, starts_from)?;
     let (hold, mask_hash) = match &config.mask {
         None => (None, None),
         Some(path) => {
@@ -189,6 +203,9 @@ pub(super) fn one(
         written,
     })?;
     let page = write_page(run_dir.path())?;
+    if is_stage {
+        return Ok(0);
+    }
     if let (Some(held_out), Some(outcome)) = (&held_out, &outcome) {
         compare(printer, held_out.before(), &outcome.result.report);
         chosen(printer, &config, outcome, last.step);
@@ -199,14 +216,14 @@ pub(super) fn one(
 }
 
 /// A run's rows, and prompts to answer before and after.
-struct Loaded {
-    data: Dataset,
-    held_out: Option<Dataset>,
-    prompts: Vec<Text>,
+pub(super) struct Loaded {
+    pub(super) data: Dataset,
+    pub(super) held_out: Option<Dataset>,
+    pub(super) prompts: Vec<Text>,
 }
 
 /// Training rows, and the held-out ones of a file of their own or split off.
-fn rows(args: &TrainArgs, config: &TrainConfig, model: &Model) -> Result<Loaded> {
+pub(super) fn rows(args: &TrainArgs, config: &TrainConfig, model: &Model, n_prompts: usize) -> Result<Loaded> {
     let read = |path: &Path| config.method.rows(read_all_with(path, &config.columns)?);
     let (rows, held_out) = match &config.eval_data {
         Some(path) => (read(&args.data)?, Some(read(path)?)),
@@ -217,7 +234,7 @@ fn rows(args: &TrainArgs, config: &TrainConfig, model: &Model) -> Result<Loaded>
         None => (read(&args.data)?, None),
     };
     let encode = |rows: &Rows| dataset::encode(rows, model, &config.encoding());
-    let prompts = first_prompts(held_out.as_ref().unwrap_or(&rows), args.samples);
+    let prompts = first_prompts(held_out.as_ref().unwrap_or(&rows), n_prompts);
     Ok(Loaded { data: encode(&rows)?, held_out: held_out.as_ref().map(encode).transpose()?, prompts })
 }
 
@@ -233,7 +250,7 @@ fn chosen(printer: &mut Printer, config: &TrainConfig, outcome: &Outcome, last_s
     }
 }
 
-fn is_empty(path: &Path) -> bool {
+pub(super) fn is_empty(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
@@ -295,13 +312,13 @@ fn report_data(printer: &mut Printer, path: &Path, data: &Dataset) {
     ));
 }
 
-fn lineage(model: &Model, file: &gguf::File, config: &TrainConfig) -> Lineage {
+pub(super) fn lineage(model: &Model, file: &gguf::File, config: &TrainConfig) -> Lineage {
     let base_name = file.get("general.name").and_then(Value::as_str).map(str::to_owned);
     let (architecture, method) = (model.architecture(), config.method.name().to_owned());
     Lineage { architecture, base_name, base_hash: Some(base_hash(file)), method }
 }
 
-fn compare(printer: &mut Printer, before: &EvalReport, after: &EvalReport) {
+pub(super) fn compare(printer: &mut Printer, before: &EvalReport, after: &EvalReport) {
     printer.data("held-out rows               before    after");
     let mut line = |name: &str, a: Option<f64>, b: Option<f64>| {
         if let (Some(a), Some(b)) = (a, b) {
@@ -316,7 +333,7 @@ fn compare(printer: &mut Printer, before: &EvalReport, after: &EvalReport) {
     line("nll per token", Some(before.nll), Some(after.nll));
 }
 
-fn serve(printer: &mut Printer, model: &Path, run_dir: &RunDir, delta: DeltaKind, beside: bool) {
+pub(super) fn serve(printer: &mut Printer, model: &Path, run_dir: &RunDir, delta: DeltaKind, beside: bool) {
     if delta == DeltaKind::Full {
         let (model, change) = (model.display(), run_dir.change());
         printer.data(&format!("change:  {}", change.display()));

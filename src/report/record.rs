@@ -159,10 +159,15 @@ impl TaxRecord {
     }
 }
 
-/// A configuration as the record keeps it: files are known by their hashes, not by where they lay.
+/// A configuration as the record keeps it: files are known by their hashes or their names, not by where they lay.
 pub fn config_record(config: &TrainConfig) -> Result<Map<String, Value>> {
     let mut map = object(config)?;
     map.remove("eval_data");
+    for (key, path) in [("mask", &config.mask), ("token_weights", &config.token_weights)] {
+        if let Some(name) = path.as_ref().and_then(|path| path.file_name()) {
+            map.insert(key.to_owned(), name.to_string_lossy().into());
+        }
+    }
     Ok(map)
 }
 

@@ -36,7 +36,9 @@ impl Method {
     pub fn from_name(name: &str) -> Result<Self> {
         let all = [Method::Sft, Method::Dpo, Method::Kto, Method::Npo];
         let found = all.into_iter().find(|m| m.name() == name.to_ascii_lowercase());
-        found.ok_or_else(|| bad("method", &format!("{name} is none of sft, dpo, kto, npo")))
+        found.ok_or_else(|| {
+            bad("method", &format!("{name} is none of sft, dpo, kto, npo, nor allo, which is several runs"))
+        })
     }
 
     /// Converts rows to what the method trains on.

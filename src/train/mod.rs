@@ -3,6 +3,7 @@
 //! **In:** a policy, a dataset, a configuration. **Out:** moved parameters and a report per step. **Invariant:** the loop
 //! does no file I/O; a step's result does not depend on how its rows were split into micro-batches.
 
+mod allo;
 mod checkpoint;
 mod config;
 mod course;
@@ -25,6 +26,7 @@ mod run_dir;
 mod selection;
 mod trainer;
 
+pub use allo::{Allo, AlloChoice, AlloOverrides, ALLO, STAGES};
 pub use checkpoint::Checkpoint;
 pub use config::TrainConfig;
 pub use course::{Best, Course, Measured, Outcome};

@@ -1,6 +1,7 @@
 //! One test binary: each linked llama.cpp costs seconds.
 
 mod adapter;
+mod allo;
 mod bench;
 mod bench_command;
 mod capi;

@@ -186,6 +186,7 @@ fn every_flag_of_train_prints_its_default() {
         "--train-norms",
         "--train-biases",
         "--lora",
+        "--change",
         "--mask",
         "--token-weights",
         "--resume",

@@ -1,5 +1,6 @@
 //! Runs that are interrupted and taken up again, by the real program: killed, stopped by signals, out of disk, damaged.
 
+mod allo;
 mod continued;
 mod disk;
 mod kill;
