@@ -202,7 +202,8 @@ fn template(file: &File) -> std::result::Result<(&'static Family, Option<String>
         Ok(if adds_bos(file) { text.strip_prefix(&bos).map_or(text.clone(), str::to_owned) } else { text })
     };
     match recognise(render) {
-        Some((_, Some(default))) if default.contains("\"\"\"") || default.contains("{{") => {
+        // A quote at the end would be one of the three that end it.
+        Some((_, Some(default))) if default.contains("\"\"\"") || default.ends_with('"') || default.contains("{{") => {
             Err("its default system message cannot be quoted".to_owned())
         }
         Some(found) => Ok(found),

@@ -1,5 +1,6 @@
 //! The end of a merge: what inputs and output say themselves.
 
+use super::output::plain;
 use super::Printer;
 use crate::error::Result;
 use crate::merge::{Evidence, Findings, PROMPTS};
@@ -39,7 +40,7 @@ pub(super) fn print(evidence: &Evidence, printer: &mut Printer) {
         printer.data(prompt);
         for (name, found) in &evidence.models {
             if let Some(answer) = found.as_ref().ok().and_then(|f| f.answers.get(i)) {
-                printer.data(&line(name, answer.trim().replace('\n', "⏎").as_str()));
+                printer.data(&line(name, &plain(&answer.trim().replace('\n', "⏎"))));
             }
         }
     }

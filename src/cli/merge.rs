@@ -49,9 +49,16 @@ pub(super) fn run(args: &MergeArgs, printer: &mut Printer) -> Result<u8> {
         }
     };
     let beside: Vec<&Path> = args.report.iter().chain(&args.modelfile).map(PathBuf::as_path).collect();
-    serving::check_new(&beside, args.output.as_deref(), args.overwrite)?;
     let adapters = adapter_list(&args.lora, &args.lora_scaled)?;
     let of_recipe: Vec<PathBuf> = recipe.iter().flat_map(Recipe::models).map(PathBuf::from).collect();
+    let single = args.recipe.iter().chain(&args.base).chain(&args.change).chain(&args.imatrix);
+    let inputs = single.chain(&args.model).chain(&of_recipe).chain(adapters.iter().map(|(path, _)| path));
+    let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
+    serving::check_new(&beside, args.output.as_deref(), &inputs, args.overwrite)?;
+    // The models are looked at where the output's names are known.
+    if let Some(output) = args.output.as_deref().filter(|o| args.recipe.iter().any(|r| serving::is_same(o, r))) {
+        return Err(Error::new(Kind::Output, format!("{}: is one of the inputs", output.display())));
+    }
     let report = match recipe {
         Some(recipe) => cooked(args, recipe, &options, output, &mut show),
         None if args.change.is_none() && adapters.is_empty() => merged(args, &options, output, &mut show),
@@ -75,6 +82,10 @@ pub(super) fn run(args: &MergeArgs, printer: &mut Printer) -> Result<u8> {
     // That of the merge itself: the models' own graphs map whole files.
     described["peak_rss_bytes"] = json!(peak);
     if let Some(path) = &args.report {
+        // Names of split files are known only now.
+        if report.files.iter().any(|file| serving::is_same(file, path)) {
+            return Err(Error::new(Kind::Output, format!("{}: is one of the output's files", path.display())));
+        }
         write_atomically(path, format!("{described:#}\n").as_bytes())?;
     }
     if args.json {

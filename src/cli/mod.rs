@@ -57,16 +57,23 @@ use crate::gguf;
 use crate::runtime::{Adapter, Model, Offload, Runtime};
 use args::{Command, Options};
 use args_data::DataCommand;
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
 pub use output::Printer;
 
 /// Runs the program with these arguments; returns the exit status.
-pub fn run(arguments: impl IntoIterator<Item = String>) -> u8 {
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let mut printer = Printer::new();
     interrupt::keep_writing_errors();
-    let arguments: Vec<_> = arguments.into_iter().collect();
+    let arguments: Vec<String> = match arguments.into_iter().map(OsString::into_string).collect() {
+        Ok(arguments) => arguments,
+        Err(other) => {
+            printer.error(&Error::new(Kind::Argument, format!("argument {other:?}: not UTF-8")));
+            return Kind::Argument.exit_code();
+        }
+    };
     if args_devices::wants_list(&arguments) {
         return devices::list(&mut printer);
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use crate::error::Error;
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 
 /// Prints data to stdout and talk to stderr.
@@ -40,7 +41,7 @@ impl Printer {
 
     /// A line of talk.
     pub fn talk(&mut self, line: &str) {
-        let _ = writeln!(std::io::stderr(), "{line}");
+        let _ = writeln!(std::io::stderr(), "{}", plain(line));
     }
 
     /// The error that ends the program.
@@ -56,5 +57,25 @@ impl Printer {
         } else {
             0
         }
+    }
+}
+
+/// A text that commands no terminal: files come from strangers, and so do their names, templates and answers.
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(commands) {
+        return Cow::Borrowed(text);
+    }
+    text.chars().map(|c| if commands(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn nothing_commands_a_terminal() {
+        assert_eq!(plain("a\n\tb\u{5d0}"), "a\n\tb\u{5d0}");
+        assert_eq!(plain("\u{1b}]0;x\u{7}\r\u{9b}31m"), "\\u{1b}]0;x\\u{7}\\r\\u{9b}31m");
     }
 }

@@ -6,16 +6,18 @@ use crate::gguf::{write_atomically, File};
 use crate::modelfile::Modelfile;
 use std::path::Path;
 
-/// Checks, before anything is done, that files to be made besides the output are no others' and not there yet.
-pub(super) fn check_new(paths: &[&Path], output: Option<&Path>, overwrite: bool) -> Result<()> {
+/// Checks, before anything is done, that files to be made besides the output are no others', no inputs, and not there yet.
+pub(super) fn check_new(paths: &[&Path], output: Option<&Path>, inputs: &[&Path], overwrite: bool) -> Result<()> {
     for (i, path) in paths.iter().enumerate() {
         let refuse = |what: &str| Err(Error::new(Kind::Output, format!("{}: {what}", path.display())));
-        if Some(*path) == output || paths[..i].contains(path) {
+        if !directory(path).is_dir() {
+            return refuse("its directory does not exist");
+        }
+        if output.is_some_and(|output| is_same(path, output)) || paths[..i].iter().any(|other| is_same(path, other)) {
             return refuse("is named twice");
         }
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if !parent.is_dir() {
-            return refuse("its directory does not exist");
+        if inputs.iter().any(|input| is_same(path, input)) {
+            return refuse("is one of the inputs");
         }
         match std::fs::metadata(path) {
             Ok(meta) if !meta.is_file() => return refuse("exists and is no file"),
@@ -27,6 +29,19 @@ pub(super) fn check_new(paths: &[&Path], output: Option<&Path>, overwrite: bool)
         }
     }
     Ok(())
+}
+
+/// Whether two paths name one file, there or to be made, however they are spelled.
+pub(super) fn is_same(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let to_be = || Some(directory(path).canonicalize().ok()?.join(path.file_name()?));
+        path.canonicalize().ok().or_else(to_be)
+    };
+    a == b || place(a).is_some_and(|place_of_a| place(b) == Some(place_of_a))
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Tells how to serve a file; writes the Modelfile where one is wanted.
@@ -54,14 +69,8 @@ pub(super) fn tell(output: &Path, modelfile: Option<&Path>, printer: &mut Printe
 
 /// How the Modelfile names the model: relative where both lie in one directory, as `ollama create` understands it.
 fn from(output: &Path, modelfile: Option<&Path>) -> String {
-    let directory = |path: &Path| path.canonicalize().ok().and_then(|p| p.parent().map(Path::to_owned));
-    let beside = match modelfile {
-        None => true,
-        Some(path) => {
-            let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            parent.canonicalize().ok() == directory(output)
-        }
-    };
+    let holds = |path: &Path| path.canonicalize().ok().and_then(|p| p.parent().map(Path::to_owned));
+    let beside = modelfile.is_none_or(|path| directory(path).canonicalize().ok() == holds(output));
     let name = output.file_name().filter(|_| beside).map(|name| format!("./{}", name.to_string_lossy()));
     name.unwrap_or_else(|| output.canonicalize().unwrap_or_else(|_| output.to_owned()).display().to_string())
 }

@@ -62,13 +62,14 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// A key or a tensor's name: not empty, not endless, without NUL.
+    /// A key or a tensor's name: not empty, not endless, and nothing that commands a terminal.
     pub(super) fn name(&mut self, what: &str) -> Result<String> {
         let start = self.at;
         let text = self.text(what)?;
-        if text.is_empty() || text.len() as u64 > KEY_BYTES_MAX || text.contains('\0') {
+        if text.is_empty() || text.len() as u64 > KEY_BYTES_MAX || text.contains(char::is_control) {
             self.at = start;
-            return Err(self.fault(format!("{what} is empty, longer than {KEY_BYTES_MAX} bytes, or holds a NUL")));
+            let bad = format!("{what} is empty, longer than {KEY_BYTES_MAX} bytes, or holds a control character");
+            return Err(self.fault(bad));
         }
         Ok(text)
     }

@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use std::collections::BTreeSet;
 
 /// Most blocks, and most experts, that llama.cpp has room for.
-const BLOCKS_MAX: i128 = 512;
+pub(crate) const BLOCKS_MAX: i128 = 512;
 const EXPERTS_MAX: i128 = 1024;
 /// Widest sliding window, in tokens: a window is verified past its end, which takes the square of it in bytes.
 const WINDOW_MAX: i128 = 1 << 14;

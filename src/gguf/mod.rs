@@ -25,6 +25,7 @@ mod writer;
 pub(crate) use adapter::BASE_HASH;
 pub use adapter::{check_fits, check_shapes, validate_adapter, AdapterInfo, Pair};
 pub use header::{Entry, Header};
+pub(crate) use hparams::BLOCKS_MAX;
 pub use imatrix::Imatrix;
 pub(crate) use model::hash_on;
 pub use model::{base_hash, validate_model};

@@ -14,7 +14,16 @@ pub fn check_output<'a>(path: &Path, inputs: impl IntoIterator<Item = &'a Path>,
     if !parent.is_dir() {
         return refuse("its directory does not exist");
     }
-    let Ok(meta) = std::fs::metadata(path) else { return Ok(()) };
+    if path.to_string_lossy().ends_with(std::path::is_separator) {
+        return refuse("names a directory");
+    }
+    let Ok(meta) = std::fs::metadata(path) else {
+        // A link that leads nowhere is there all the same.
+        return match std::fs::symlink_metadata(path) {
+            Ok(_) if !overwrite => refuse("exists already (--overwrite replaces it)"),
+            _ => Ok(()),
+        };
+    };
     let real = path.canonicalize().ok();
     if inputs.into_iter().any(|input| input.canonicalize().ok() == real) {
         return refuse("is one of the inputs");

@@ -16,6 +16,8 @@ pub struct Ratios {
 impl Ratios {
     /// `epsilon` of the authors' code.
     pub const EPSILON: f64 = 0.2;
+    /// With more of it ratios are their mean but for rounding.
+    const EPSILON_MAX: f64 = 1e6;
 
     /// Checks the bounds: the mean lies inside 0 to 1, and no ratio can leave 0 to 1.
     ///
@@ -28,6 +30,9 @@ impl Ratios {
         }
         if n_groups == 0 {
             return bad("--groups: no group".to_owned());
+        }
+        if epsilon > Self::EPSILON_MAX {
+            return bad(format!("--epsilon {epsilon}: more than {}", Self::EPSILON_MAX));
         }
         let least = Self::least_epsilon(mean, n_groups);
         if !(epsilon.is_finite() && epsilon >= least) {
@@ -156,7 +161,8 @@ mod tests {
         assert!((Ratios::least_epsilon(0.6, 3) - 2.0 / 3.0).abs() < 1e-12);
         assert!((Ratios::least_epsilon(0.4, 3) - 0.111).abs() < 1e-3);
         assert!(Ratios::new(0.6, Ratios::least_epsilon(0.6, 3), 3).is_ok() && Ratios::new(0.3, 0.0, 3).is_ok());
-        for (mean, epsilon, n) in [(0.0, 0.2, 3), (1.0, 9.0, 3), (f64::NAN, 0.2, 3), (0.2, f64::NAN, 3), (0.2, 0.2, 0)]
+        for (mean, epsilon, n) in
+            [(0.0, 0.2, 3), (1.0, 9.0, 3), (f64::NAN, 0.2, 3), (0.2, f64::NAN, 3), (0.2, 1e300, 3), (0.2, 0.2, 0)]
         {
             assert!(Ratios::new(mean, epsilon, n).is_err());
         }

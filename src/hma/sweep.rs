@@ -16,6 +16,19 @@ pub enum PointKind {
     Average,
     /// A ratio found for every group.
     Hma,
+    /// A ratio given for every group.
+    Given,
+}
+
+impl PointKind {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Average => "average",
+            Self::Hma => "HMA",
+            Self::Given => "given",
+        }
+    }
 }
 
 /// A blend that was measured.
@@ -58,13 +71,7 @@ impl<'a> Gauge<'a> {
         params: &'a TaskParams,
         n_threads: usize,
     ) -> Result<Self> {
-        if let Some((task, _)) = tasks.iter().find(|(task, _)| !task.scores() && adapter.is_none()) {
-            let name = task.name();
-            let message = format!(
-                "--tax {name}: it generates, which takes a written model: write the blend and measure it with eval"
-            );
-            return Err(Error::new(Kind::Argument, message));
-        }
+        tasks.iter().try_for_each(|(task, _)| Self::check(*task, adapter.is_some()))?;
         let blended = make()?;
         let is_tied = blended.is_tied();
         let subject = |blended: Blended| {
@@ -81,6 +88,18 @@ impl<'a> Gauge<'a> {
             false => None,
         };
         Ok(Self { subject: subject(blended), base, is_tied, adapter, tasks, params })
+    }
+
+    /// Whether a task can measure blends of an adapter, or of two models.
+    ///
+    /// # Errors
+    /// As [`Gauge::new`].
+    pub fn check(task: Task, has_adapter: bool) -> Result<()> {
+        if task.scores() || has_adapter {
+            return Ok(());
+        }
+        let (name, what) = (task.name(), "it generates, which takes a written model");
+        Err(Error::new(Kind::Argument, format!("--tax {name}: {what}: write the blend and measure it with eval")))
     }
 
     /// Measures a blend. `tell` hears of each task's items.

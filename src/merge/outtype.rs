@@ -141,8 +141,14 @@ impl TensorType {
     }
 
     /// The type, if this tensor is meant.
-    pub(super) fn of(&self, name: &str) -> Option<Type> {
-        self.pattern.is_match(name).then_some(self.ty)
+    pub(super) fn of(&self, entry: &Entry) -> Option<Type> {
+        // As llama-quantize leaves vectors alone, whatever the pattern.
+        (self.fits(entry) && (!is_vector(entry) || self.ty == Type::F32)).then_some(self.ty)
+    }
+
+    /// If its name is meant.
+    pub(super) fn fits(&self, entry: &Entry) -> bool {
+        self.pattern.is_match(&entry.name)
     }
 }
 
@@ -163,10 +169,14 @@ const LEFT_ALONE: [&str; 13] = [
     "attn_rel_b",
 ];
 
+/// True for norms, biases and the like, which llama.cpp adds and multiplies in F32 only.
+pub(super) fn is_vector(entry: &Entry) -> bool {
+    entry.ne[1..].iter().all(|&n| n == 1)
+}
+
 /// True for what llama.cpp's own quantiser would quantise.
 fn is_matrix(entry: &Entry) -> bool {
-    let axes = entry.ne.iter().rposition(|&n| n > 1).map_or(1, |i| i + 1);
-    axes >= 2 && entry.name.ends_with(".weight") && !LEFT_ALONE.iter().any(|part| entry.name.contains(part))
+    !is_vector(entry) && entry.name.ends_with(".weight") && !LEFT_ALONE.iter().any(|part| entry.name.contains(part))
 }
 
 /// llama.cpp's number for a file (`llama_ftype`) whose tensors are mostly of this type, as its loader guesses it.
@@ -254,9 +264,11 @@ mod tests {
 
     #[test]
     fn patterns_are_found_anywhere_in_a_name() {
-        let of = |text: &str, name: &str| TensorType::parse(text).unwrap().of(name);
+        let of = |text: &str, name: &str| TensorType::parse(text).unwrap().of(&entry(name, Type::F16, &[256, 2]));
         assert_eq!(of(r"blk\..*ffn_down=q6_k", "blk.7.ffn_down.weight"), Some(Type::Q6_K));
         assert_eq!(of("attn_v=Q8_0", "blk.7.ffn_down.weight"), None);
+        let norm = |text: &str| TensorType::parse(text).unwrap().of(&entry("blk.0.attn_norm.weight", Type::F32, &[64]));
+        assert_eq!((norm("norm=q8_0"), norm("norm=f32")), (None, Some(Type::F32)));
         for (bad, says) in
             [("attn", "PATTERN=TYPE"), ("attn=q9", "no type"), ("(=f16", "(=f16"), ("a=i8", "no weights")]
         {

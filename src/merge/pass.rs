@@ -14,6 +14,9 @@ pub(super) const LOOK_VALUES: usize = 1 << 18;
 /// Values per thread between two times that results are taken.
 const BATCH_VALUES: usize = 1 << 19;
 
+/// Threads that are started wherever they are asked for, cores or not: rayon's sleep while they wait. Thousands would not fit.
+const THREADS: usize = 16;
+
 /// Threads of a merge (rayon's), each with its buffers.
 #[derive(Debug)]
 pub(super) struct Workers {
@@ -23,7 +26,8 @@ pub(super) struct Workers {
 
 impl Workers {
     pub(super) fn new(n_threads: usize) -> Result<Self> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads.max(1)).build();
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads.clamp(1, cores.max(THREADS))).build();
         let pool = pool.map_err(|e| Error::new(Kind::Memory, format!("cannot start threads: {e}")))?;
         let buffers = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
         Ok(Self { pool, buffers })

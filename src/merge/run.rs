@@ -3,7 +3,7 @@
 use super::blend::{Blend, Update};
 use super::compat::Source;
 use super::outtype::file_type;
-use super::pass::{Chunk, Pass, Workers, STORE_VALUES};
+use super::pass::{Chunk, Pass, Workers, LOOK_VALUES, STORE_VALUES};
 use super::sink::Sink;
 use super::{codec, Fidelity, Method, Options, OutType, Progress, TensorReport};
 use crate::adapter::Change;
@@ -146,7 +146,8 @@ impl Run<'_> {
     fn window(&self, window: Range<usize>, rungs: &[Vec<Type>], stream: &mut Option<Stream>) -> Result<Vec<Tensor>> {
         let one = |index: usize, mut sink: Sink| {
             let job = &self.jobs[index];
-            let report = self.tensor(job, &rungs[index], &mut sink).during(|| format!("tensor {}", job.entry.name))?;
+            let report = self.tensor(job, &rungs[index], &mut sink).map_err(|e| self.blamed(job, e));
+            let report = report.during(|| format!("tensor {}", job.entry.name))?;
             let pieces = if let Sink::Memory(pieces) = sink { Some(pieces) } else { None };
             Ok(Tensor { report, pieces })
         };
@@ -165,9 +166,11 @@ impl Run<'_> {
     fn rungs(&self) -> Result<Vec<Vec<Type>>> {
         let all_f32 = self.jobs.iter().all(|job| job.entry.ty == Type::F32);
         for wanted in &self.options.types {
-            if !self.jobs.iter().any(|job| wanted.of(&job.entry.name).is_some()) {
-                let message = format!("--tensor-type {}: no tensor has such a name", wanted.text());
-                return Err(Error::new(Kind::Argument, message));
+            if !self.jobs.iter().any(|job| wanted.of(&job.entry).is_some()) {
+                let found = self.jobs.iter().any(|job| wanted.fits(&job.entry));
+                let what =
+                    if found { "vectors alone have such a name; they stay F32" } else { "no tensor has such a name" };
+                return Err(Error::new(Kind::Argument, format!("--tensor-type {}: {what}", wanted.text())));
             }
         }
         self.jobs.iter().map(|job| self.rungs_of(job, all_f32)).collect()
@@ -176,7 +179,7 @@ impl Run<'_> {
     fn rungs_of(&self, job: &Job, all_f32: bool) -> Result<Vec<Type>> {
         let entry = &job.entry;
         let importance = self.importance(entry)?.is_some();
-        if let Some((wanted, ty)) = self.options.types.iter().find_map(|w| Some((w, w.of(&entry.name)?))) {
+        if let Some((wanted, ty)) = self.options.types.iter().find_map(|w| Some((w, w.of(entry)?))) {
             let refuse = |what: &str| {
                 let message = format!("--tensor-type {}: tensor {} {what}", wanted.text(), entry.name);
                 Err(Error::new(Kind::Argument, message))
@@ -236,6 +239,30 @@ impl Run<'_> {
         }
     }
 
+    /// Adds to an error about numbers whose numbers they are.
+    fn blamed(&self, job: &Job, error: Error) -> Error {
+        if error.kind() != Kind::Numeric {
+            return error;
+        }
+        let mut bad = None;
+        let is_bad = |values: &Vec<f32>| values.iter().any(|v| !v.is_finite());
+        let look = |chunk: &mut Chunk| Ok(chunk.values.iter().position(is_bad));
+        let seen = self.pass(job).run(LOOK_VALUES, look, |found| {
+            bad = bad.or(found);
+            Ok(())
+        });
+        match bad.and_then(|i| job.sources.get(i)) {
+            Some(source) if seen.is_ok() => error.during(source.file.path().display().to_string()),
+            _ => error,
+        }
+    }
+
+    fn pass<'a>(&'a self, job: &'a Job) -> Pass<'a> {
+        let n_per_row = job.entry.ne[0] as usize;
+        let n_rows = job.entry.ne[1..].iter().product::<u64>() as usize;
+        Pass { runtime: self.runtime, workers: self.workers, sources: &job.sources, n_per_row, n_rows }
+    }
+
     fn tensor(&self, job: &Job, rungs: &[Type], sink: &mut Sink) -> Result<TensorReport> {
         let (name, from) = (job.entry.name.clone(), job.entry.ty);
         if let Some(source) = job.copies(rungs[0]) {
@@ -248,9 +275,7 @@ impl Run<'_> {
             }
             return Ok(TensorReport { name, from, to: rungs[0], copied: true, raised: false, fidelity: None });
         }
-        let n_per_row = job.entry.ne[0] as usize;
-        let n_rows = job.entry.ne[1..].iter().product::<u64>() as usize;
-        let pass = Pass { runtime: self.runtime, workers: self.workers, sources: &job.sources, n_per_row, n_rows };
+        let pass = self.pass(job);
         let blend = match &job.rule {
             Rule::Merge(method) => Blend::new(method, &job.entry.name, &pass)?,
             Rule::Fold(updates) => Blend::Fold(updates),

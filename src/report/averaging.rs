@@ -96,7 +96,11 @@ pub fn averaging_page(record: &HmaRecord) -> String {
         foreign(&title)
     );
     let (mean, n) = (record.pre_weight, record.groups.len());
-    let found = if record.search.is_some() { "found by likelihood of the aligned model's responses" } else { "equal" };
+    let found = match (record.search.is_some(), n) {
+        (true, _) => "found by likelihood of the aligned model's responses",
+        (false, 1) => "equal",
+        (false, _) => "as they were given",
+    };
     let _ = writeln!(
         html,
         "<p class=\"lead\">Weights of the models before and after alignment: {mean:.3} and {:.3} on average, {n} groups of \
@@ -203,8 +207,8 @@ fn plots(html: &mut String, record: &HmaRecord) {
                 let at = |p: &Point| Some((*p.metrics.get(cost)?, *p.metrics.get(*gain)?));
                 record.points.iter().filter(|p| p.kind == kind).filter_map(at).collect::<Vec<_>>()
             };
-            let series = |name: &str, colour, kind| Series {
-                name: name.into(),
+            let series = |colour, kind: PointKind| Series {
+                name: kind.name().into(),
                 colour,
                 stroke: Stroke::Points,
                 points: of(kind),
@@ -214,7 +218,12 @@ fn plots(html: &mut String, record: &HmaRecord) {
                 title: format!("{gain} against {cost}"),
                 unit: (*gain).to_owned(),
                 about: "One point for every mean weight, joined in their order".into(),
-                series: vec![series("average", 0, PointKind::Average), series("HMA", 1, PointKind::Hma)],
+                series: [PointKind::Average, PointKind::Hma, PointKind::Given]
+                    .into_iter()
+                    .enumerate()
+                    .map(|(colour, kind)| series(colour, kind))
+                    .filter(|series| !series.points.is_empty())
+                    .collect(),
                 bounds: None,
             };
             figure(html, &plot.svg_over(cost));
@@ -234,7 +243,7 @@ fn points(html: &mut String, record: &HmaRecord) {
     }
     html.push_str("<th>responses' NLL</th></tr>\n");
     for p in &record.points {
-        let kind = if p.kind == PointKind::Hma { "HMA" } else { "average" };
+        let kind = p.kind.name();
         let _ = write!(html, "<tr><td>{kind}</td><td>{:.3}</td><td>{:.3}</td>", p.pre_weight, 1.0 - p.pre_weight);
         for name in &names {
             let value = p.metrics.get(*name).map_or_else(String::new, |v| format!("{v:.4}"));

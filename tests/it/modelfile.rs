@@ -132,6 +132,7 @@ fn what_no_go_template_is_known_to_equal_gets_none() {
         // Two of the first token, or one where the runtime adds none.
         (Some(LLAMA_3), false, "none that is known"),
         (Some(&*chatml.replace("SmolLM", "\\\"\\\"\\\"")), false, "cannot be quoted"),
+        (Some(&*chatml.replace("a model<", "a \\\"model\\\"<")), false, "cannot be quoted"),
         // What is the default today is not tomorrow's.
         (Some(dated.as_str()), false, "the date"),
     ] {

@@ -65,8 +65,12 @@ pub(super) struct GroupArgs {
     /// How little ratios may differ: 0 lets them be anything around their mean [default: 0.2, or what keeps them within 1]
     #[arg(long)]
     pub(super) epsilon: Option<f64>,
+    /// Weights of the model before, one for every group, instead of a search, such as 0.6,0,0; their mean is in place of --pre-weight
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true, conflicts_with_all = ["pre_weight", "epsilon", "prompts",
+        "responses"])]
+    pub(super) ratios: Vec<f64>,
     /// What embeddings and norms of a blend of two models are: faithful (the model's before) or uniform (averaged with the mean)
-    /// [default: faithful; uniform where nothing is searched]
+    /// [default: faithful; uniform for averages]
     #[arg(long)]
     pub(super) others: Option<String>,
 }
@@ -144,6 +148,24 @@ pub(super) struct SearchArgs {
     /// Seed of responses, of their order and of drawn items
     #[arg(short = 's', long, default_value_t = 0)]
     pub(super) seed: u64,
+}
+
+impl GroupArgs {
+    /// The mean weight of the model before: that of ratios that are given, or what was asked for.
+    pub(super) fn mean(&self, pre_weight: f64) -> f64 {
+        match self.ratios.len() {
+            0 => pre_weight,
+            n => self.ratios.iter().sum::<f64>() / n as f64,
+        }
+    }
+
+    /// Checks ratios that are given.
+    pub(super) fn validate(&self) -> Result<()> {
+        match self.ratios.iter().find(|a| !(0.0..=1.0).contains(*a)) {
+            Some(bad) => Err(Error::new(Kind::Argument, format!("--ratios {bad}: outside 0 to 1"))),
+            None => Ok(()),
+        }
+    }
 }
 
 impl SearchArgs {

@@ -10,7 +10,7 @@ pub(super) use args::HmaArgs;
 
 use super::{serving, Printer};
 use crate::error::{Error, Kind, Result};
-use crate::evaluate::{load, Task};
+use crate::evaluate::{load, Items, Task};
 use crate::gguf::{base_hash, check_output, write_atomically};
 use crate::hma::{search, Blended, Found, GroupRule, Groups, Others, Point, PointKind, Ratios, Responses, Shares};
 use crate::hma::{Gauge, SearchParams};
@@ -27,19 +27,27 @@ pub(super) fn run(args: &HmaArgs, printer: &mut Printer) -> Result<u8> {
     let mut blended = pair.session()?;
     let searches = args.responses.prompts.is_some() || args.responses.responses.is_some();
     // An average has one weight, whatever groups there would be.
-    let text = if searches { args.groups.groups.as_str() } else { "1" };
+    let given = &args.groups.ratios;
+    let text = if searches || !given.is_empty() { args.groups.groups.as_str() } else { "1" };
     let groups = Groups::parse(text, GroupRule::from_name(&args.groups.group_rule)?, blended.n_layers())?;
+    if !given.is_empty() && given.len() != groups.n_groups() {
+        let message = format!("--ratios: {} for the {} groups of --groups {text}", given.len(), groups.n_groups());
+        return Err(Error::new(Kind::Argument, message));
+    }
+    let mean = args.groups.mean(args.pre_weight);
     let plan = Plan { args, groups, params: args.search.params()?, others: others(args)? };
     if plan.searches() {
         // Refused before responses are sampled.
-        plan.ratios(args.pre_weight, printer)?;
+        plan.ratios(mean, printer)?;
+        plan.check_sweep()?;
     }
+    let tasks = tasks(args, &pair)?;
     let chosen = responses(args, &pair, &mut blended, printer)?;
     let begun = Instant::now();
-    let found = plan.found(args.pre_weight, &mut blended, chosen.as_ref(), printer)?;
+    let found = plan.found(mean, &mut blended, chosen.as_ref(), printer)?;
     let seconds = begun.elapsed().as_secs_f64();
-    let shares = plan.shares(args.pre_weight, found.as_ref());
-    let points = points(&plan, &pair, &mut blended, chosen.as_ref(), found.as_ref(), printer)?;
+    let shares = plan.shares(mean, found.as_ref());
+    let points = points(&plan, &pair, &tasks, &mut blended, chosen.as_ref(), found.as_ref(), printer)?;
     let likelihoods = chosen.as_ref().map(|c| likelihoods(&mut blended, c, found.as_ref(), seconds)).transpose()?;
     let merged = write::output(args, &pair, &shares, printer)?;
     let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
@@ -48,13 +56,13 @@ pub(super) fn run(args: &HmaArgs, printer: &mut Printer) -> Result<u8> {
         after: name(pair.after_file().path()),
         before_hash: base_hash(&pair.before.file),
         after_hash: base_hash(pair.after_file()),
-        pre_weight: args.pre_weight,
+        pre_weight: mean,
         epsilon: match &found {
-            Some(_) => Some(plan.ratios(args.pre_weight, printer)?.epsilon()),
+            Some(_) => Some(plan.ratios(mean, printer)?.epsilon()),
             None => None,
         },
         bounds: match &found {
-            Some(_) => Some(plan.ratios(args.pre_weight, printer)?.bounds()),
+            Some(_) => Some(plan.ratios(mean, printer)?.bounds()),
             None => None,
         },
         groups: plan.group_records(&shares),
@@ -84,6 +92,7 @@ fn check(args: &HmaArgs) -> Result<()> {
     args.sweep.tasks()?;
     args.sweep.params(args.responses.max_length, args.search.seed)?;
     others(args)?;
+    args.groups.validate()?;
     if !(0.0..=1.0).contains(&args.pre_weight) {
         return Err(Error::new(Kind::Argument, format!("--pre-weight {}: outside 0 to 1", args.pre_weight)));
     }
@@ -98,13 +107,17 @@ fn check(args: &HmaArgs) -> Result<()> {
     if let (Some(name), false) = (&args.outtype, args.after.is_some() || args.fold) {
         return Err(Error::new(Kind::Argument, format!("--outtype {name}: an adapter is made; --fold makes a model")));
     }
-    let after = args.after.iter().chain(&args.lora);
-    let inputs: Vec<&Path> = after.chain([&args.model]).map(PathBuf::as_path).collect();
+    let tasks: Vec<PathBuf> = args.sweep.tasks()?.into_iter().map(|(_, path)| path).collect();
+    let scores = args.responses.score.iter().filter(|score| *score != "implicit").map(PathBuf::from);
+    let scores: Vec<PathBuf> = scores.collect();
+    let inputs = args.after.iter().chain(&args.lora).chain([&args.model]).chain(&tasks).chain(&scores);
+    let inputs = inputs.chain(&args.responses.prompts).chain(&args.responses.responses);
+    let inputs: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
     if let Some(output) = &args.output {
-        check_output(output, inputs, args.overwrite)?;
+        check_output(output, inputs.iter().copied(), args.overwrite)?;
     }
     let beside: Vec<&Path> = args.report.iter().chain(&args.responses.responses_out).map(PathBuf::as_path).collect();
-    serving::check_new(&beside, args.output.as_deref(), args.overwrite)
+    serving::check_new(&beside, args.output.as_deref(), &inputs, args.overwrite)
 }
 
 fn others(args: &HmaArgs) -> Result<Option<Others>> {
@@ -138,6 +151,13 @@ impl Plan<'_> {
         Ratios::new(mean, epsilon, n)
     }
 
+    /// Refuses an ε that was named where it does not do for a mean of the sweep.
+    fn check_sweep(&self) -> Result<()> {
+        let Some(epsilon) = self.args.groups.epsilon else { return Ok(()) };
+        let inner = self.args.sweep.sweep.iter().filter(|mean| **mean > 0.0 && **mean < 1.0);
+        inner.map(|mean| Ratios::new(*mean, epsilon, self.groups.n_groups()).map(|_| ())).collect()
+    }
+
     /// The search at a mean, where there are responses.
     fn found(
         &self,
@@ -163,18 +183,14 @@ impl Plan<'_> {
         search(&mut objective, &self.groups, &ratios, &n_linears, &self.params, &mut tell).map(Some)
     }
 
-    /// A blend with the ratios that were found, or plain averaging.
+    /// A blend with the ratios that were found or given, or plain averaging.
     fn shares(&self, mean: f64, found: Option<&Found>) -> Shares {
-        match found {
-            Some(found) => Shares {
-                layers: self.groups.spread(&found.ratios),
-                mean,
-                others: self.others.unwrap_or(Others::Faithful),
-            },
-            None => Shares {
-                others: self.others.unwrap_or(Others::Uniform),
-                ..Shares::uniform(mean, self.groups.n_layers())
-            },
+        let given = Some(&self.args.groups.ratios).filter(|ratios| !ratios.is_empty());
+        match found.map(|found| &found.ratios).or(given) {
+            Some(ratios) => {
+                Shares { layers: self.groups.spread(ratios), mean, others: self.others.unwrap_or(Others::Faithful) }
+            }
+            None => self.average(mean),
         }
     }
 
@@ -213,61 +229,75 @@ fn likelihoods(
     })
 }
 
+/// The tasks with their items: read before there is any work to lose.
+fn tasks(args: &HmaArgs, pair: &Pair) -> Result<Vec<(Task, Items)>> {
+    let params = args.sweep.params(args.responses.max_length, args.search.seed)?;
+    let read = |(task, path): (Task, PathBuf)| {
+        Gauge::check(task, pair.adapter().is_some())?;
+        Ok((task, load(task, &path, &pair.before.model, &params)?))
+    };
+    args.sweep.tasks()?.into_iter().map(read).collect()
+}
+
 /// Points of the sweep, and what was asked for itself.
 fn points(
     plan: &Plan,
     pair: &Pair,
+    tasks: &[(Task, Items)],
     blended: &mut Blended,
     chosen: Option<&Chosen>,
     found: Option<&Found>,
     printer: &mut Printer,
 ) -> Result<Vec<Point>> {
     let args = plan.args;
-    let tasks = args.sweep.tasks()?;
     if tasks.is_empty() {
         return Ok(Vec::new());
     }
     let params = args.sweep.params(args.responses.max_length, args.search.seed)?;
-    let items = tasks.iter().map(|(task, path)| Ok((*task, load(*task, path, &pair.before.model, &params)?)));
-    let items = items.collect::<Result<Vec<_>>>()?;
     let make = || pair.session();
-    let mut gauge = Gauge::new(&make, pair.adapter(), &items, &params, args.threads.count())?;
+    let mut gauge = Gauge::new(&make, pair.adapter(), tasks, &params, args.threads.count())?;
+    let (own_mean, given) = (args.groups.mean(args.pre_weight), &args.groups.ratios);
     let mut means = args.sweep.sweep.clone();
-    if means.is_empty() {
-        means.push(args.pre_weight);
+    if means.is_empty() && given.is_empty() {
+        means.push(own_mean);
     }
     means.sort_by(f64::total_cmp);
     means.dedup();
-    let mut points = Vec::new();
-    for &mean in &means {
-        let mut wanted = vec![(PointKind::Average, plan.average(mean), vec![mean])];
+    let mut wanted = Vec::new();
+    for mean in means {
+        wanted.push((PointKind::Average, plan.average(mean), vec![mean]));
         if chosen.is_some() && mean > 0.0 && mean < 1.0 {
-            let own = match found.filter(|_| mean == args.pre_weight) {
+            let own = match found.filter(|_| mean == own_mean) {
                 Some(found) => Some(found.clone()),
                 None => plan.found(mean, blended, chosen, printer)?,
             };
             let ratios = own.as_ref().map_or_else(Vec::new, |f| f.ratios.clone());
             wanted.push((PointKind::Hma, plan.shares(mean, own.as_ref()), ratios));
         }
-        for (kind, shares, ratios) in wanted {
-            let mut told: Option<(Task, usize)> = None;
-            let mut tell = |task: Task, done: usize, all: usize| {
-                let tenth = done * 10 / all.max(1);
-                if told != Some((task, tenth)) {
-                    told = Some((task, tenth));
-                    printer.talk(&format!("{} at {mean}: {done} of {all}", task.name()));
-                }
-            };
-            let metrics = gauge.at(&shares, &mut tell)?;
-            let nll = match chosen {
-                Some(chosen) => {
-                    blended.set(&shares);
-                    Some(blended.nll(&chosen.sequences(), max_tokens())?.mean())
-                }
-                None => None,
-            };
-            points.push(Point { kind, pre_weight: mean, ratios, nll, metrics });
-        }
+    }
+    if !given.is_empty() {
+        wanted.push((PointKind::Given, plan.shares(own_mean, None), given.clone()));
+    }
+    let mut points = Vec::with_capacity(wanted.len());
+    for (kind, shares, ratios) in wanted {
+        let mean = shares.mean;
+        let mut told: Option<(Task, usize)> = None;
+        let mut tell = |task: Task, done: usize, all: usize| {
+            let tenth = done * 10 / all.max(1);
+            if told != Some((task, tenth)) {
+                told = Some((task, tenth));
+                printer.talk(&format!("{} at {mean}: {done} of {all}", task.name()));
+            }
+        };
+        let metrics = gauge.at(&shares, &mut tell)?;
+        let nll = match chosen {
+            Some(chosen) => {
+                blended.set(&shares);
+                Some(blended.nll(&chosen.sequences(), max_tokens())?.mean())
+            }
+            None => None,
+        };
+        points.push(Point { kind, pre_weight: mean, ratios, nll, metrics });
     }
     Ok(points)
 }

@@ -1,7 +1,6 @@
 //! What the command prints.
 
 use crate::cli::Printer;
-use crate::hma::PointKind;
 use crate::report::HmaRecord;
 use std::collections::BTreeSet;
 
@@ -63,8 +62,7 @@ fn points(record: &HmaRecord, printer: &mut Printer) {
     }
     printer.data(&head);
     for point in &record.points {
-        let kind = if point.kind == PointKind::Hma { "hma" } else { "average" };
-        let mut line = format!("{kind:8} {:.4}", point.pre_weight);
+        let mut line = format!("{:8} {:.4}", point.kind.name(), point.pre_weight);
         for name in &names {
             let width = name.len().max(10);
             match point.metrics.get(*name) {

@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use quant::Type;
 use serde::Deserialize;
 use setting::Parameters;
+use std::io::Read;
 use std::path::Path;
 
 /// A merge that was written down.
@@ -94,6 +95,9 @@ struct SourceEntry {
     parameters: Option<Parameters>,
 }
 
+/// Longest document, in bytes: it goes into the output's keys.
+const TEXT_MAX: u64 = 1 << 20;
+
 /// Methods without a base, and what `base_model` means to the others: changes are counted from it, or (slerp) it is where the
 /// way begins.
 const WITHOUT_BASE: [&str; 2] = ["linear", "passthrough"];
@@ -102,7 +106,14 @@ impl Recipe {
     /// Reads a file.
     pub fn open(path: &Path) -> Result<Self> {
         let label = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "cannot read", &e))?;
+        let failed = |e: std::io::Error| Error::io(path, "cannot read", &e);
+        let mut bytes = Vec::new();
+        std::fs::File::open(path).map_err(failed)?.take(TEXT_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+        let refuse = |what: &str| Error::new(Kind::Argument, format!("{label}: no recipe: {what}"));
+        if bytes.len() as u64 > TEXT_MAX {
+            return Err(refuse("longer than a megabyte"));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| refuse("not UTF-8"))?;
         Self::parse(&text, &label)
     }
 

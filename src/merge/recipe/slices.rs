@@ -2,7 +2,7 @@
 
 use super::{Recipe, Slice};
 use crate::error::{Error, Kind, Result};
-use crate::gguf::{Array, File, Header, Value};
+use crate::gguf::{Array, File, Header, Value, BLOCKS_MAX};
 use crate::merge::compat::{match_names, match_tensors, Matched, HEAD};
 use std::collections::BTreeSet;
 
@@ -66,6 +66,11 @@ impl Recipe {
             if let Some((i, (_, other))) = ranges.iter().enumerate().find(|(_, (_, length))| *length != n) {
                 let what = format!("{} has {other} blocks, {} has {n}", slice.sources[i].model, slice.sources[0].model);
                 return Err(self.refuse(format!("slices[{index}]: {what}")));
+            }
+            if blocks.len() as u64 + n > BLOCKS_MAX as u64 {
+                let what =
+                    format!("slices[{index}] would be more than {BLOCKS_MAX} blocks, which llama.cpp has room for");
+                return Err(self.refuse(what));
             }
             blocks.extend((0..n).map(|k| Block {
                 slice: index,

@@ -202,6 +202,31 @@ fn of_two_models_equals_the_written_model() {
     }
 }
 
+/// What alignment left alone has no slope, whatever its ratio is.
+#[test]
+fn equal_blocks_have_a_slope_of_zero() {
+    let bench = Bench::new();
+    bench.tiny("llama-untied", Type::F32, "before.gguf");
+    bench.edited("before.gguf", "after.gguf", |content| {
+        let tensor = content.tensors.iter_mut().find(|t| t.0 == "blk.1.ffn_up.weight").unwrap();
+        tensor.3.rotate_left(4);
+    });
+    bench.adapter("before.gguf", "nothing.gguf", 2, 4.0, 0.0);
+    let (before, after) = (Opened::new(&bench, "before.gguf"), Opened::new(&bench, "after.gguf"));
+    let (sequences, lora) = (sequences(&before), import(&File::open(&bench.path("nothing.gguf")).unwrap()).unwrap());
+    let rows: Vec<&Sequence> = sequences.iter().collect();
+    let mut models = Blended::of_models(before.side(), after.side(), 1, Form::Training).unwrap();
+    let mut adapter = Blended::of_adapter(&before.model, &before.trace, &lora, 1, Form::Training).unwrap();
+    models.set(&shares(2, Others::Faithful));
+    adapter.set(&shares(2, Others::Faithful));
+    let (_, slopes) = models.gradient(&rows, MAX_TOKENS).unwrap();
+    assert!(slopes[0] == 0.0 && slopes[1] != 0.0, "{slopes:?}");
+    let (blend, slopes) = adapter.gradient(&rows, MAX_TOKENS).unwrap();
+    assert_eq!(slopes, [0.0, 0.0]);
+    adapter.set(&Shares::uniform(1.0, 2));
+    assert_eq!(adapter.nll(&rows, MAX_TOKENS).unwrap(), blend);
+}
+
 #[test]
 fn models_that_do_not_belong_together_are_refused_by_name() {
     let bench = Bench::new();
@@ -210,11 +235,13 @@ fn models_that_do_not_belong_together_are_refused_by_name() {
     bench.edited("a.gguf", "rope.gguf", |c| c.set("llama.rope.freq_base", Value::F32(5.0)));
     bench.tiny("llama-deep", Type::F32, "deep.gguf");
     bench.tiny("qwen2", Type::F32, "qwen2.gguf");
+    bench.edited("a.gguf", "pre.gguf", |c| c.set("tokenizer.ggml.pre", Value::String("llama-bpe".into())));
     let a = Opened::new(&bench, "a.gguf");
     for (name, says) in [
         ("same.gguf", "nothing to blend"),
         ("rope.gguf", "rope.freq_base"),
         ("deep.gguf", "block_count"),
+        ("pre.gguf", "tokenizer.ggml.pre"),
         ("qwen2.gguf", "qwen2"),
     ] {
         let other = Opened::new(&bench, name);

@@ -115,6 +115,54 @@ fn a_sweep_measures_averages_and_searches() {
     assert!(refused.status == 2 && refused.err.contains("--tax exact-match"), "{}", refused.err);
 }
 
+/// One of the models has a head of its own, the other one's embeddings serve as head: blended and written they are one model.
+#[test]
+fn a_tied_head_and_one_of_its_own_are_averaged() {
+    let bench = workshop();
+    bench.tiny("llama-tied", Type::F32, "tied.gguf");
+    bench.edited("tied.gguf", "own.gguf", |content| {
+        let mut head = content.tensors.iter().find(|t| t.0 == "token_embd.weight").unwrap().clone();
+        head.0 = "output.weight".to_owned();
+        head.3.rotate_left(4);
+        content.tensors.push(head);
+        content.tensors.iter_mut().find(|t| t.0 == "blk.1.ffn_up.weight").unwrap().3.rotate_left(4);
+    });
+    for (before, after) in [("tied.gguf", "own.gguf"), ("own.gguf", "tied.gguf")] {
+        for others in ["faithful", "uniform"] {
+            let line = format!("hma -m {before} --after {after} --responses rows.jsonl --groups 2 --precision f32");
+            let more = format!("--others {others} --epochs 1 -o out.gguf --overwrite");
+            let found = number(&json(&bench, &format!("{line} {more}")), "/likelihoods/found");
+            let written = nll(&bench, "-m out.gguf");
+            assert!((written - found).abs() < 1e-4 * found, "{before}, {others}: {written} instead of {found}");
+        }
+    }
+}
+
+/// As the authors' script for a ratio by hand for each part.
+#[test]
+fn ratios_that_are_given_are_those_of_the_blend() {
+    let bench = workshop();
+    let of = |out: &str| File::open(&bench.path(out)).unwrap();
+    let line = "hma -m base.gguf --groups layers --ratios 0.75,0.25 --tax nll=rows.jsonl --precision f32";
+    let made = json(&bench, &format!("{line} --lora adapter.gguf -o given.gguf --report page.html"));
+    assert_eq!((number(&made, "/pre_weight"), &made["search"]), (0.5, &Value::Null));
+    assert_eq!((number(&made, "/groups/0/before"), number(&made, "/groups/1/after")), (0.75, 0.75));
+    for (layer, share) in [(0, 0.25), (1, 0.75)] {
+        let name = format!("blk.{layer}.ffn_up.weight.lora_b");
+        let [was, is] = ["adapter.gguf", "given.gguf"].map(|file| crate::merge::values(&of(file), &name));
+        assert!(was.iter().zip(&is).all(|(was, is)| (was * share - is).abs() <= 1e-6 * was.abs()), "{name}");
+    }
+    assert_eq!((made["points"].as_array().unwrap().len(), made["points"][0]["kind"].as_str()), (1, Some("given")));
+    let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-4 * b, "{a} instead of {b}");
+    near(nll(&bench, "-m base.gguf --lora given.gguf"), number(&made, "/points/0/metrics/nll~1nll"));
+    assert!(std::fs::read_to_string(bench.path("page.html")).unwrap().contains("as they were given"));
+    // With a sweep behind its averages.
+    let made = json(&bench, &format!("{line} --after after.gguf -o model.gguf --sweep 0.5"));
+    near(nll(&bench, "-m model.gguf"), number(&made, "/points/1/metrics/nll~1nll"));
+    let norm = |file: &str| crate::merge::values(&of(file), "blk.0.attn_norm.weight");
+    assert!(norm("model.gguf") == norm("base.gguf"), "norms are the model's before");
+}
+
 #[test]
 fn responses_are_sampled_kept_and_chosen() {
     let bench = workshop();
@@ -159,8 +207,26 @@ fn what_cannot_be_done_is_refused_by_its_flag() {
         ("--lora adapter.gguf --prompts prompts.txt --score file", 2, "--score file"),
         ("--lora adapter.gguf --sweep 2 --tax nll=rows.jsonl", 2, "--sweep 2"),
         ("--lora adapter.gguf --tax nll", 2, "TASK=FILE"),
+        (
+            "--lora adapter.gguf --responses rows.jsonl --groups 2 --epsilon 0 --sweep 0.9 --tax nll=rows.jsonl",
+            2,
+            "0.9",
+        ),
+        (
+            "--lora adapter.gguf --prompts prompts.txt --groups 2 --responses-out kept --tax nll=none.jsonl",
+            66,
+            "none.jsonl",
+        ),
         ("--lora adapter.gguf --responses rows.jsonl -o base.gguf --overwrite", 73, "base.gguf"),
         ("--lora adapter.gguf --responses rows.jsonl --report after.gguf --overwrite", 73, "after.gguf"),
+        ("--lora adapter.gguf --responses rows.jsonl --report ./rows.jsonl --overwrite", 73, "one of the inputs"),
+        ("--lora adapter.gguf --tax nll=rows.jsonl -o rows.jsonl --overwrite", 73, "one of the inputs"),
+        ("--lora adapter.gguf --prompts prompts.txt --responses-out prompts.txt --overwrite", 73, "one of the inputs"),
+        ("--lora adapter.gguf --groups 2 --ratios 0.5 -o x.gguf", 2, "--ratios: 1 for the 2 groups"),
+        ("--lora adapter.gguf --groups 2 --ratios 0.5,-1 -o x.gguf", 2, "--ratios -1"),
+        ("--lora adapter.gguf --groups 2 --ratios 0.5,nan -o x.gguf", 2, "--ratios NaN"),
+        ("--lora adapter.gguf --groups 2 --ratios 0.5,0 --pre-weight 0.3 -o x.gguf", 2, "cannot be used with"),
+        ("--lora adapter.gguf --groups 2 --ratios 0.5,0 --responses rows.jsonl", 2, "cannot be used with"),
         ("--after base.gguf --responses rows.jsonl", 78, "nothing to blend"),
         ("--after adapter.gguf --responses rows.jsonl", 78, "adapter.gguf"),
         ("--lora after.gguf --responses rows.jsonl", 65, "after.gguf"),

@@ -149,7 +149,7 @@ fn linear(weights: &[f64]) -> Method {
 }
 
 /// A tensor's values by the readable decoders.
-fn values(file: &File, name: &str) -> Vec<f32> {
+pub(crate) fn values(file: &File, name: &str) -> Vec<f32> {
     let tensor = file.tensor(name).unwrap_or_else(|| panic!("no tensor {name}"));
     let mut out = vec![0.0; tensor.ne.iter().product::<u64>() as usize];
     quant::dequantize_row(tensor.ty, file.data(tensor), &mut out).unwrap();

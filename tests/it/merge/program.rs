@@ -115,6 +115,9 @@ fn recipes_are_cooked_and_what_they_cannot_mean_is_refused() {
     assert!(ran.status == 0 && bench.files() == before && ran.out.contains("bytes would be written"), "{}", ran.err);
     std::fs::write(bench.path("lora.yml"), recipe.replace("model: b.gguf", "model: b.gguf+adapter.gguf")).unwrap();
     std::fs::write(bench.path("typo.yml"), recipe.replace("filter", "fliter")).unwrap();
+    std::fs::write(bench.path("long.yml"), format!("{recipe}# {}", "x".repeat(1 << 20))).unwrap();
+    let slices = "- sources: [{model: a.gguf}]\n".repeat(20_000);
+    std::fs::write(bench.path("deep.yml"), format!("merge_method: passthrough\nslices:\n{slices}")).unwrap();
     let before = bench.files();
     for (line, status, says) in [
         ("merge lora.yml -o x.gguf", 69, "fold it into its model first"),
@@ -123,6 +126,9 @@ fn recipes_are_cooked_and_what_they_cannot_mean_is_refused() {
         ("merge r.yml -m a.gguf -o x.gguf", 2, "cannot be used with"),
         ("merge r.yml --method ties -o x.gguf", 2, "cannot be used with"),
         ("merge r.yml", 2, "--output"),
+        ("merge long.yml -o x.gguf", 2, "long.yml: no recipe: longer than a megabyte"),
+        ("merge a.gguf -o x.gguf", 2, "a.gguf: no recipe: not UTF-8"),
+        ("merge deep.yml -o x.gguf", 2, "slices[256] would be more than 512 blocks"),
     ] {
         let ran = run(dir, line);
         assert!(ran.status == status && ran.err.contains(says), "{line}: {} {}", ran.status, ran.err);
@@ -180,6 +186,9 @@ fn an_output_is_new_or_asked_for_and_never_an_input() {
     let bench = workshop();
     let dir = bench.dir.path();
     let bytes = |name: &str| std::fs::read(bench.path(name)).unwrap();
+    let recipe = "merge_method: linear\nmodels: [{model: a.gguf}, {model: b.gguf}]\nparameters: {weight: 1}\n";
+    std::fs::write(bench.path("r.yml"), recipe).unwrap();
+    std::os::unix::fs::symlink("missing.gguf", bench.path("nowhere.gguf")).unwrap();
     let (a, b, adapter) = (bytes("a.gguf"), bytes("b.gguf"), bytes("adapter.gguf"));
     for (line, says) in [
         ("merge -m a.gguf -m b.gguf -o a.gguf --overwrite", "one of the inputs"),
@@ -189,8 +198,15 @@ fn an_output_is_new_or_asked_for_and_never_an_input() {
         ("merge -m a.gguf -m b.gguf -o missing/out.gguf", "directory does not exist"),
         ("merge -m a.gguf -m b.gguf -o a.gguf/out.gguf", "directory does not exist"),
         ("merge -m a.gguf -m b.gguf -o . --overwrite", "is no file"),
+        ("merge -m a.gguf -m b.gguf -o new/", "names a directory"),
+        ("merge -m a.gguf -m b.gguf -o nowhere.gguf", "exists already"),
         ("merge -m a.gguf -m b.gguf -o c.gguf --report c.gguf", "named twice"),
-        ("merge -m a.gguf -m b.gguf -o c.gguf --report a.gguf --overwrite", "exists already"),
+        ("merge -m a.gguf -m b.gguf -o c.gguf --report ./c.gguf", "named twice"),
+        ("merge r.yml -o r.yml --overwrite", "one of the inputs"),
+        ("merge r.yml -o c.gguf --report ./r.yml --overwrite", "one of the inputs"),
+        ("merge -m a.gguf --lora adapter.gguf -o c.gguf --modelfile link.gguf --overwrite", "one of the inputs"),
+        ("merge -m a.gguf -m b.gguf -o c.gguf --report a.gguf --overwrite", "one of the inputs"),
+        ("merge -m a.gguf -m a.gguf -o c.gguf --report b.gguf --overwrite", "exists already"),
         ("merge -m a.gguf -m b.gguf -o c.gguf --modelfile missing/Modelfile", "directory does not exist"),
     ] {
         let before = bench.files();
@@ -199,9 +215,59 @@ fn an_output_is_new_or_asked_for_and_never_an_input() {
         assert_eq!(bench.files(), before, "{line}");
     }
     assert!(bytes("a.gguf") == a && bytes("b.gguf") == b && bytes("adapter.gguf") == adapter);
+    assert!(bytes("r.yml") == recipe.as_bytes());
     assert_eq!(run(dir, "merge -m a.gguf -m a.gguf -o b.gguf --overwrite --no-verify").status, 0);
     assert!(bytes("b.gguf") != b);
+    // Through a link the link is replaced, and nothing that it leads to.
+    assert_eq!(run(dir, "merge -m a.gguf -m a.gguf -o nowhere.gguf --overwrite --no-verify").status, 0);
+    assert!(!bench.path("missing.gguf").exists() && bytes("nowhere.gguf").len() > 1000);
     assert_eq!(run(dir, "merge -m a.gguf -m missing.gguf -o out.gguf").status, 66);
+}
+
+/// Names that are no text, and more threads than any machine has.
+#[test]
+fn odd_arguments_are_refused_or_harmless() {
+    use std::os::unix::ffi::OsStrExt;
+    let bench = workshop();
+    let name = std::ffi::OsStr::from_bytes(b"\xff.gguf");
+    std::fs::copy(bench.path("a.gguf"), bench.dir.path().join(name)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llama-align"));
+    command.args(["merge", "-o", "out.gguf", "-m"]).arg(name).current_dir(bench.dir.path());
+    let ran = finish(command, "a name that is no text");
+    assert!(ran.status == 2 && ran.err.contains("not UTF-8"), "{} {}", ran.status, ran.err);
+    let threads = |n: &str, out: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_llama-align"));
+        let line = ["merge", "-m", "a.gguf", "-m", "b.gguf", "--no-verify", "-t", n, "-o", out];
+        assert_eq!(
+            finish(
+                {
+                    command.args(line).current_dir(bench.dir.path());
+                    command
+                },
+                out
+            )
+            .status,
+            0
+        );
+        std::fs::read(bench.path(out)).unwrap()
+    };
+    assert!(threads("1", "one.gguf") == threads("1000000", "many.gguf"));
+}
+
+/// A name or a template of a stranger's model reaches the terminal as a text.
+#[test]
+fn nothing_of_a_file_commands_the_terminal() {
+    let bench = workshop();
+    let hostile = "\u{1b}]0;owned\u{7}{{ messages }}";
+    bench.edited("a.gguf", "evil.gguf", |content| {
+        content.set("tokenizer.chat_template", llama_align::gguf::Value::String(hostile.into()));
+        content.set("general.name", llama_align::gguf::Value::String(hostile.into()));
+    });
+    for line in ["merge -m evil.gguf -m b.gguf -o out.gguf", "merge -m b.gguf -m evil.gguf -o more.gguf --no-verify"] {
+        let ran = run(bench.dir.path(), line);
+        let commands = |text: &str| text.contains(|c: char| c.is_control() && c != '\n');
+        assert!(ran.status == 0 && !commands(&ran.out) && !commands(&ran.err), "{line}: {:?} {:?}", ran.out, ran.err);
+    }
 }
 
 /// Models of 24 and of 96 MB: what is resident at most, mapped files included, does not follow their size.

@@ -137,6 +137,14 @@ fn types_by_name_hold_for_tensors_that_do_not_change_as_well() {
         assert!(error.kind() == Kind::Argument && error.to_string().contains(text), "{text}: {error}");
     };
     fails(&["blk.7=q8_0"], "no tensor has such a name");
+    // Vectors stay what llama.cpp computes with, whatever pattern they are in.
+    fails(&["_norm=q8_0"], "vectors alone");
+    let all = Options { types: types(&["=q8_0"]), ..keep() };
+    bench.merge(&["a.gguf", "b.gguf"], None, &linear(&[1.0, 1.0]), &all, "out.gguf").unwrap();
+    let out = File::open(&bench.path("out.gguf")).unwrap();
+    assert_eq!(out.tensor("blk.0.attn_norm.weight").unwrap().ty, Type::F32);
+    assert!(logits(&bench.path("out.gguf")).iter().all(|x| x.is_finite()));
+    std::fs::remove_file(bench.path("out.gguf")).unwrap();
     fails(&["attn_q.weight=q4_k"], "no whole number of blocks");
     assert!(!bench.files().contains(&"out.gguf".to_owned()));
 }
