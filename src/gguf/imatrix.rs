@@ -24,21 +24,24 @@ impl Imatrix {
     /// Reads and validates a file.
     pub fn open(path: &Path) -> Result<Self> {
         let meta = std::fs::metadata(path).map_err(|e| Error::io(path, "cannot open", &e))?;
+        let none = |what: &str| Error::new(Kind::Format, format!("{}: no importance matrix{what}", path.display()));
+        if !meta.is_file() {
+            // A pipe is not waited for.
+            return Err(none(""));
+        }
         let mut magic = [0u8; 4];
         let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic));
         let found = match read {
             Ok(()) if &magic == b"GGUF" => Self::of_gguf(&File::open(path)?)?,
-            Ok(()) if meta.is_file() && meta.len() <= LEGACY_BYTES_MAX => {
+            Ok(()) if meta.len() <= LEGACY_BYTES_MAX => {
                 let bytes = std::fs::read(path).map_err(|e| Error::io(path, "cannot read", &e))?;
                 Self::of_bytes(&bytes, path)?
             }
-            _ => return Err(Error::new(Kind::Format, format!("{}: no importance matrix", path.display()))),
+            _ => return Err(none("")),
         };
         match found.entries.iter().find(|(_, values)| values.iter().any(|v| !v.is_finite() || *v < 0.0)) {
             Some((name, _)) => Err(found.fault(name, "holds negative numbers, or what is no number")),
-            None if found.entries.is_empty() => {
-                Err(Error::new(Kind::Format, format!("{}: no importance matrix: it has no entries", path.display())))
-            }
+            None if found.entries.is_empty() => Err(none(": it has no entries")),
             None => Ok(found),
         }
     }

@@ -246,6 +246,10 @@ fn importances_that_do_not_fit_are_named() {
     fails(Kind::Format, "blk.0.attn_q.weight holds negative numbers");
     imatrix(&path, &[]);
     fails(Kind::Format, "no entries");
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    fails(Kind::Format, "no importance matrix");
+    std::fs::remove_file(&path).unwrap();
     std::fs::copy(bench.path("a.gguf"), &path).unwrap();
     fails(Kind::Format, "general.type is not");
     for bytes in [&b"x"[..], &[9, 0, 0, 0], &[1, 0, 0, 0, 255, 255, 255, 255], &[0, 0, 0, 0]] {
