@@ -3,7 +3,7 @@
 //! **In:** a traced model, a method, a shape. **Out:** rates, seconds by phase, memory. **Invariant:** a step is the
 //! trainer's own, with clipping and AdamW; for DPO with its rows' share of the reference pass.
 
-use crate::adapter::{Linear, Lora};
+use crate::adapter::{resolve_targets, Linear, Lora};
 use crate::data::{Dataset, Report, Sample, Sequence};
 use crate::engine::{Delta, Engine, Profile};
 use crate::error::{Error, Kind, Result};
@@ -93,7 +93,8 @@ pub fn run(model: &Arc<Model>, trace: &Arc<Trace>, params: &BenchParams) -> Resu
     let precision = if on_cpu { params.precision.resolve() } else { params.precision };
     let peak = peak_gflops(precision == Precision::Bf16, params.n_threads);
     let data = rows(model, params)?;
-    let lora = Lora::init(&Linear::all(trace), params.rank, 2.0 * params.rank as f32, 0);
+    let lora =
+        Lora::init(&resolve_targets("all-linear", &Linear::all(trace))?, params.rank, 2.0 * params.rank as f32, 0);
     let delta = Delta { lora, scale: 1.0, trainable: true };
     let mut engine = Engine::with_form(model, trace, vec![delta], params.n_threads, form)?;
     let config = TrainConfig {

@@ -114,15 +114,19 @@ fn concatenated(name: &str, terms: &[(&Lora, f32)]) -> Result<Factor> {
         })
         .collect();
     let Some(&(first, _)) = parts.first() else { return Err(Error::new(Kind::Internal, "a weight of no adapter")) };
-    let (n_in, n_out) = (first.n_in, first.n_out);
-    if let Some((other, _)) = parts.iter().find(|(f, _)| (f.n_in, f.n_out) != (n_in, n_out)) {
-        let shapes = format!("[{n_in}, {n_out}] and [{}, {}]", other.n_in, other.n_out);
+    let (n_in, n_out, n_experts) = (first.n_in, first.n_out, first.n_experts);
+    let shape = |f: &Factor| [f.n_in, f.n_out, f.n_experts];
+    if let Some((other, _)) = parts.iter().find(|(f, _)| shape(f) != shape(first)) {
+        let shown = |f: &Factor| format!("{:?}", &shape(f)[..if f.n_experts == 1 { 2 } else { 3 }]);
+        let shapes = format!("{} and {}", shown(first), shown(other));
         return Err(Error::new(Kind::Mismatch, format!("weight {name} is {shapes} in two adapters")));
     }
     let rank = parts.iter().map(|(f, _)| f.rank).sum();
-    let a = parts.iter().flat_map(|(f, _)| f.a.iter().copied()).collect();
-    let mut b = Vec::with_capacity(n_out * rank);
-    for row in 0..n_out {
+    let of_expert = |f: &Factor, expert: usize| expert * n_in * f.rank..(expert + 1) * n_in * f.rank;
+    let all = (0..n_experts).flat_map(|expert| parts.iter().map(move |(f, _)| (f, expert)));
+    let a = all.flat_map(|(f, expert)| f.a[of_expert(f, expert)].iter().copied()).collect();
+    let mut b = Vec::with_capacity(n_out * n_experts * rank);
+    for row in 0..n_out * n_experts {
         for (factor, scale) in &parts {
             b.extend(factor.b[row * factor.rank..(row + 1) * factor.rank].iter().map(|x| scale * x));
         }
@@ -130,5 +134,5 @@ fn concatenated(name: &str, terms: &[(&Lora, f32)]) -> Result<Factor> {
     if b.iter().any(|x| !x.is_finite()) {
         return Err(Error::new(Kind::Numeric, format!("weight {name}: scaled, its factor is no finite number")));
     }
-    Ok(Factor { weight: name.to_owned(), rank, n_in, n_out, a, b, alpha: None })
+    Ok(Factor { weight: name.to_owned(), rank, n_in, n_out, n_experts, a, b, alpha: None })
 }

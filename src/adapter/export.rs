@@ -93,10 +93,22 @@ fn writer(lora: &Lora, lineage: &Lineage) -> Result<Writer> {
     }
     writer.set(METHOD, text(&lineage.method));
     for factor in &lora.factors {
-        let (n_in, n_out, rank) = (factor.n_in as u64, factor.n_out as u64, factor.rank as u64);
+        let [n_in, n_out, rank, n_experts] =
+            [factor.n_in, factor.n_out, factor.rank, factor.n_experts].map(|n| n as u64);
+        let n_dims = if n_experts == 1 { 2 } else { 3 };
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        writer.tensor(&format!("{}.lora_a", factor.weight), Type::F32, &[n_in, rank], bytes(&factor.a))?;
-        writer.tensor(&format!("{}.lora_b", factor.weight), Type::F32, &[rank, n_out], bytes(&b(lora, factor)))?;
+        writer.tensor(
+            &format!("{}.lora_a", factor.weight),
+            Type::F32,
+            &[n_in, rank, n_experts][..n_dims],
+            bytes(&factor.a),
+        )?;
+        writer.tensor(
+            &format!("{}.lora_b", factor.weight),
+            Type::F32,
+            &[rank, n_out, n_experts][..n_dims],
+            bytes(&b(lora, factor)),
+        )?;
     }
     Ok(writer)
 }

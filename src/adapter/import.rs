@@ -10,13 +10,7 @@ pub fn import(file: &File) -> Result<Lora> {
     let values = |name: String| -> Result<Vec<f32>> {
         let fault = |what: &str| Error::new(Kind::Format, format!("{}: tensor {name}: {what}", file.path().display()));
         let tensor = file.tensor(&name).ok_or_else(|| fault("is missing"))?;
-        if tensor.ne[2] * tensor.ne[3] != 1 {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("{}: tensor {name}: factors of experts", file.path().display()),
-            ));
-        }
-        let mut out = vec![0.0; (tensor.ne[0] * tensor.ne[1]) as usize];
+        let mut out = vec![0.0; tensor.ne.iter().product::<u64>() as usize];
         quant::dequantize_row(tensor.ty, file.data(tensor), &mut out).map_err(|e| fault(&e.to_string()))?;
         Ok(out)
     };
@@ -26,8 +20,8 @@ pub fn import(file: &File) -> Result<Lora> {
         .map(|pair| {
             let a = values(format!("{}.lora_a", pair.weight))?;
             let b = values(format!("{}.lora_b", pair.weight))?;
-            let (rank, n_in, n_out) = (pair.rank as usize, pair.n_in as usize, pair.n_out as usize);
-            Ok(Factor { weight: pair.weight.clone(), rank, n_in, n_out, a, b, alpha: None })
+            let [rank, n_in, n_out, n_experts] = [pair.rank, pair.n_in, pair.n_out, pair.n_experts].map(|n| n as usize);
+            Ok(Factor { weight: pair.weight.clone(), rank, n_in, n_out, n_experts, a, b, alpha: None })
         })
         .collect::<Result<_>>()?;
     Ok(Lora { alpha: info.alpha, factors })
@@ -40,7 +34,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back_and_bytes_repeat() {
-        let linear = Linear { name: "blk.0.attn_q.weight".into(), n_in: 32, n_out: 48 };
+        let linear = Linear::new("blk.0.attn_q.weight", 32, 48);
         let mut lora = Lora::init(&[linear], 4, 8.0, 3);
         lora.factors[0].b[5] = 1.5;
         let lineage = Lineage {

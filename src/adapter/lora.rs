@@ -1,5 +1,7 @@
 //! LoRA (Hu et al. 2021, arXiv 2106.09685): W + (alpha/r)·B·A with A \[n_in, r\], B \[r, n_out\].
 
+use crate::error::{Error, Kind, Result};
+use crate::ir::WeightInfo;
 use crate::trace::Trace;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -11,16 +13,28 @@ pub struct Linear {
     pub name: String,
     /// Length of its rows.
     pub n_in: usize,
-    /// Number of its rows.
+    /// Number of its rows; of a stack, those of one expert.
     pub n_out: usize,
+    /// Matrices of this shape, one for each expert; 1 for a weight that every token uses.
+    pub n_experts: usize,
 }
 
 impl Linear {
-    /// The linear weights of a trace's blocks, in the order in which the model uses them.
+    /// A weight that every token uses.
+    pub fn new(name: impl Into<String>, n_in: usize, n_out: usize) -> Self {
+        Self { name: name.into(), n_in, n_out, n_experts: 1 }
+    }
+
+    /// The weights of a trace's blocks that can be adapted, linear ones and stacks of experts, in the order in which the model uses
+    /// them.
     pub fn all(trace: &Trace) -> Vec<Self> {
-        let names = trace.linears();
+        let names = trace.adaptable();
         let weights = trace.program.weights.iter().filter(|w| names.contains_key(&w.name));
-        weights.map(|w| Self { name: w.name.clone(), n_in: w.ne[0] as usize, n_out: w.ne[1] as usize }).collect()
+        let linear = |w: &WeightInfo| {
+            let [n_in, n_out, n_experts, _] = w.ne.map(|n| n as usize);
+            Self { name: w.name.clone(), n_in, n_out, n_experts }
+        };
+        weights.map(linear).collect()
     }
 }
 
@@ -33,11 +47,13 @@ pub struct Factor {
     pub rank: usize,
     /// Length of the weight's rows.
     pub n_in: usize,
-    /// Number of its rows.
+    /// Number of its rows; of a stack, those of one expert.
     pub n_out: usize,
-    /// A \[n_in, r\].
+    /// Experts of a stack; 1 for a weight that every token uses.
+    pub n_experts: usize,
+    /// A \[n_in, r\], one for each expert.
     pub a: Vec<f32>,
-    /// B \[r, n_out\].
+    /// B \[r, n_out\], one for each expert.
     pub b: Vec<f32>,
     /// Its own alpha, where it is not the adapter's.
     pub alpha: Option<f32>,
@@ -70,15 +86,28 @@ impl Lora {
 }
 
 impl Factor {
+    /// The factor, if every token uses its weight.
+    ///
+    /// # Errors
+    /// For factors of experts; `what` says what cannot be done with them.
+    pub(crate) fn of_one_matrix(&self, what: &str) -> Result<&Self> {
+        if self.n_experts == 1 {
+            return Ok(self);
+        }
+        let message = format!("{}: factors of {} experts {what}", self.weight, self.n_experts);
+        Err(Error::new(Kind::Unsupported, message))
+    }
+
     /// A fresh pair.
     pub(super) fn init(linear: &Linear, rank: usize, seed: u64) -> Self {
         let mut rng = stream(seed, "lora_a", &linear.name);
         let bound = 1.0 / (linear.n_in as f32).sqrt();
         // 24 random bits make every step of the unit interval representable.
         let mut uniform = || (rng.next_u32() >> 8) as f32 / (1u32 << 23) as f32 - 1.0;
-        let a = (0..linear.n_in * rank).map(|_| bound * uniform()).collect();
-        let (weight, n_in, n_out) = (linear.name.clone(), linear.n_in, linear.n_out);
-        Self { weight, rank, n_in, n_out, a, b: vec![0.0; n_out * rank], alpha: None }
+        let Linear { name, n_in, n_out, n_experts } = linear.clone();
+        let a = (0..n_in * rank * n_experts).map(|_| bound * uniform()).collect();
+        let b = vec![0.0; n_out * rank * n_experts];
+        Self { weight: name, rank, n_in, n_out, n_experts, a, b, alpha: None }
     }
 }
 
@@ -97,7 +126,7 @@ mod tests {
     use super::*;
 
     fn linears() -> Vec<Linear> {
-        let linear = |name: &str| Linear { name: name.into(), n_in: 64, n_out: 64 };
+        let linear = |name: &str| Linear::new(name, 64, 64);
         vec![linear("blk.0.attn_q.weight"), linear("blk.0.ffn_up.weight"), linear("blk.1.attn_q.weight")]
     }
 

@@ -32,6 +32,7 @@ impl LowRank {
     /// Of scale · B·A: QR of both factors, then the product of the two small triangles.
     pub(crate) fn of_product(factor: &Factor, scale: f32) -> Result<Self> {
         let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+        factor.of_one_matrix("cannot be truncated")?;
         finite(factor.a.iter().chain(&factor.b))?;
         let b = DMatrix::from_row_slice(factor.n_out, factor.rank, &wide(&factor.b));
         let a = DMatrix::from_column_slice(factor.n_in, factor.rank, &wide(&factor.a));
@@ -89,7 +90,7 @@ impl LowRank {
         }
         finite(a.iter().chain(&b))?;
         let kept = Kept { weight: weight.to_owned(), rank, energy, norm };
-        Ok((Factor { weight: weight.to_owned(), rank, n_in, n_out, a, b, alpha: None }, kept))
+        Ok((Factor { weight: weight.to_owned(), rank, n_in, n_out, n_experts: 1, a, b, alpha: None }, kept))
     }
 }
 
@@ -145,7 +146,7 @@ mod tests {
         let (a, b) =
             ((0..n_in * rank).map(|_| normal(&mut rng)).collect(), (0..n_out * rank).map(|_| normal(&mut rng)));
         let b = b.collect();
-        Factor { weight: "w".into(), rank, n_in, n_out, a, b, alpha: None }
+        Factor { weight: "w".into(), rank, n_in, n_out, n_experts: 1, a, b, alpha: None }
     }
 
     fn distance(x: &[f64], y: &[f64]) -> f64 {

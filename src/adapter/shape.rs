@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     fn linears() -> Vec<Linear> {
-        let linear = |name: &str| Linear { name: name.into(), n_in: 32, n_out: 32 };
+        let linear = |name: &str| Linear::new(name, 32, 32);
         vec![linear("blk.0.attn_q.weight"), linear("blk.1.attn_q.weight"), linear("blk.1.ffn_up.weight")]
     }
 

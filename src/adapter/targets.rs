@@ -16,14 +16,29 @@ pub(super) const PEFT_NAMES: [(&str, &str); 8] = [
     ("down_proj", "ffn_down"),
 ];
 
-/// The weights that a list of targets means: `all-linear`, or module names separated by commas, GGUF's or PEFT's.
+/// The words for many modules.
+const ALL_LINEAR: &str = "all-linear";
+const EXPERTS: &str = "experts";
+
+/// The weights that a list of targets means, separated by commas: module names, GGUF's or PEFT's, `all-linear` for what every token
+/// uses without routers, `experts` for the stacks of which a router chooses.
 pub fn resolve_targets(targets: &str, available: &[Linear]) -> Result<Vec<Linear>> {
-    if targets.trim() == "all-linear" {
-        return Ok(available.to_vec());
-    }
     let known: BTreeSet<String> = available.iter().map(|l| module(&l.name)).collect();
     let mut wanted = BTreeSet::new();
     for target in targets.split(',').map(str::trim).filter(|t| !t.is_empty()) {
+        let group = |experts: bool| {
+            let is_in = move |l: &&Linear| (l.n_experts != 1) == experts && !is_router(&l.name);
+            available.iter().filter(is_in).map(|l| module(&l.name)).collect::<BTreeSet<_>>()
+        };
+        let of_group = match target {
+            ALL_LINEAR => group(false),
+            EXPERTS => group(true),
+            _ => BTreeSet::new(),
+        };
+        if !of_group.is_empty() {
+            wanted.extend(of_group);
+            continue;
+        }
         let name = PEFT_NAMES.iter().find(|(peft, _)| *peft == target).map_or(target, |(_, gguf)| gguf);
         if !known.contains(name) {
             let list: Vec<_> = known.into_iter().collect();
@@ -37,6 +52,11 @@ pub fn resolve_targets(targets: &str, available: &[Linear]) -> Result<Vec<Linear
         return Err(Error::new(Kind::Argument, "--lora-targets is empty"));
     }
     Ok(available.iter().filter(|l| wanted.contains(&module(&l.name))).cloned().collect())
+}
+
+/// A router's weight, which adapts only by its name: what chooses experts is no part of what they compute.
+fn is_router(name: &str) -> bool {
+    module(name).starts_with("ffn_gate_inp")
 }
 
 /// `attn_q` of `blk.3.attn_q.weight`.
@@ -77,7 +97,7 @@ mod tests {
     use super::*;
 
     fn linears() -> Vec<Linear> {
-        let linear = |name: &str| Linear { name: name.into(), n_in: 64, n_out: 64 };
+        let linear = |name: &str| Linear::new(name, 64, 64);
         vec![linear("blk.0.attn_q.weight"), linear("blk.0.ffn_up.weight"), linear("blk.1.attn_q.weight")]
     }
 
@@ -90,6 +110,18 @@ mod tests {
         );
         assert!(names("v_proj").unwrap_err().to_string().contains("attn_q, ffn_up"));
         assert!(names(" ,").is_err());
+    }
+
+    #[test]
+    fn experts_and_routers_are_asked_for() {
+        let mut all = linears();
+        all.push(Linear { n_experts: 4, ..Linear::new("blk.0.ffn_up_exps.weight", 64, 64) });
+        all.push(Linear::new("blk.0.ffn_gate_inp.weight", 64, 4));
+        let names = |t: &str| resolve_targets(t, &all).map(|l| l.iter().map(|l| module(&l.name)).collect::<Vec<_>>());
+        assert_eq!(names("all-linear").unwrap(), ["attn_q", "ffn_up", "attn_q"]);
+        assert_eq!(names("all-linear,experts").unwrap(), ["attn_q", "ffn_up", "attn_q", "ffn_up_exps"]);
+        assert_eq!(names("experts,ffn_gate_inp").unwrap(), ["ffn_up_exps", "ffn_gate_inp"]);
+        assert!(resolve_targets("experts", &linears()).unwrap_err().to_string().contains("experts"));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub fn norms_and_biases(trace: &Trace, norms: bool, biases: bool) -> Result<Vec<
                 return Err(refuse(&format!("is read by {}", program.describe(id))));
             }
             let [n_in, n_out, ..] = weight.ne.map(|n| n as usize);
-            found.push(Linear { name: weight.name.clone(), n_in, n_out });
+            found.push(Linear::new(weight.name.clone(), n_in, n_out));
         }
         if wanted && found.len() == before {
             let message = format!("{flag}: the blocks of architecture {} have none", program.architecture);

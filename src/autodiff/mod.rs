@@ -4,6 +4,7 @@
 //! backward values appended. **Invariant:** cotangents are contiguous F32 in their value's shape; a rule's formula is in
 //! specs `vjp`; an op without a rule is refused by name, never skipped.
 
+mod experts;
 mod matmul;
 mod rules;
 mod segments;

@@ -1,6 +1,6 @@
 //! The rules: what each op hands down to its sources (specs: vjp, sections 1 to 9).
 
-use super::{matmul, placement, refuse, Slots};
+use super::{experts, matmul, placement, refuse, Slots};
 use crate::error::Result;
 use crate::ir::{Glu, GradOp, Op, Program, Sym, Unary, ValueId};
 use quant::Type;
@@ -9,7 +9,7 @@ use quant::Type;
 pub(super) fn has_rule(program: &Program, id: ValueId) -> bool {
     match program.get(id).op() {
         None => true,
-        Some(Op::Other(_) | Op::GetRows) => false,
+        Some(Op::Other(_)) => false,
         Some(_) => true,
     }
 }
@@ -28,7 +28,10 @@ pub(super) fn apply(program: &mut Program, slots: &mut Slots, id: ValueId, dy: V
         }
         Op::Glu(kind) => glu(program, slots, id, dy, kind),
         Op::Concat => concat(program, slots, id, dy),
-        Op::Other(_) | Op::GetRows => return Err(refuse(program, id, "no gradient rule for this op")),
+        Op::MulMatId => return experts::product(program, slots, id, dy),
+        Op::AddId => return experts::bias(program, slots, id, dy),
+        Op::GetRows => experts::rows(program, slots, id, dy),
+        Op::Other(_) => return Err(refuse(program, id, "no gradient rule for this op")),
         Op::Grad(_) => return Err(refuse(program, id, "a gradient op is not differentiated again")),
         _ => {
             if let Some(dx) = single(program, id, dy, &op) {
@@ -101,7 +104,7 @@ fn single(program: &mut Program, id: ValueId, dy: ValueId, op: &Op) -> Option<Va
 }
 
 /// Sums a full-shape cotangent over everything a tiled operand of shape `ne` mapped to.
-fn sum_to(program: &mut Program, z: ValueId, ne: [Sym; 4]) -> ValueId {
+pub(super) fn sum_to(program: &mut Program, z: ValueId, ne: [Sym; 4]) -> ValueId {
     if program.get(z).ne == ne {
         return z;
     }

@@ -249,7 +249,8 @@ impl ModelObject {
             return gguf::check_fits(adapter, file);
         }
         let weights = trace(&self.model)?.program.weights;
-        let shape = |name: &str| weights.iter().find(|w| w.name == name).map(|w| [w.ne[0] as u64, w.ne[1] as u64]);
+        let info = |name: &str| weights.iter().find(|w| w.name == name);
+        let shape = |name: &str| info(name).map(|w| [w.ne[0], w.ne[1], w.ne[2] * w.ne[3]].map(|n| n as u64));
         gguf::check_shapes(adapter, self.model.path(), &self.model.architecture(), shape)
     }
 }

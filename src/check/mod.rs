@@ -93,8 +93,8 @@ pub fn check(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize, form: For
         }
     };
     let training_form = training_form::compare(model, trace, n_threads, form)?;
-    let linears = trace.linears();
-    let products: Vec<_> = linears.values().flatten().copied().collect();
+    let adaptable = trace.adaptable();
+    let products: Vec<_> = adaptable.values().flatten().copied().collect();
     Ok(Report {
         architecture: model.architecture(),
         ok: runtime_form.holds() && training_form.holds(),
@@ -102,7 +102,7 @@ pub fn check(model: &Arc<Model>, trace: &Arc<Trace>, n_threads: usize, form: For
         training_form,
         ops: trace.op_counts(),
         unsupported: unsupported(&trace.program, trace.logits, &products),
-        trainable: linears.into_keys().collect(),
+        trainable: adaptable.into_keys().collect(),
     })
 }
 

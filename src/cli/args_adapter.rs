@@ -15,7 +15,7 @@ pub(super) struct AdapterArgs {
     /// The update is scaled by alpha / r [default: 32]
     #[arg(long)]
     lora_alpha: Option<f32>,
-    /// all-linear, or modules separated by commas: attn_q,ffn_down or q_proj,down_proj [default: all-linear]
+    /// all-linear, experts, or modules, separated by commas: attn_q,ffn_down or q_proj,down_proj [default: all-linear]
     #[arg(long, alias = "lora-target-modules", alias = "target-modules")]
     lora_targets: Option<String>,
     /// Blocks that are adapted, by numbers and ranges with commas between: 0,10-29 [default: all]

@@ -41,6 +41,10 @@ impl Moving {
             (DeltaKind::Full, from) => {
                 let linears = in_layers(&config.layers_to_transform, Linear::all(trace))?;
                 let targets = resolve_targets(&config.lora_targets, &linears)?;
+                if let Some(stack) = targets.iter().find(|t| t.n_experts != 1) {
+                    let message = format!("lora-targets: --delta full does not move experts ({})", stack.name);
+                    return Err(Error::new(Kind::Unsupported, message));
+                }
                 let mut changes: Vec<Change> = targets.iter().map(Change::zero).collect();
                 let hash = from.map(|path| go_on(&mut changes, path, file)).transpose()?;
                 (Self::Weights(changes), hash)

@@ -1,4 +1,4 @@
-//! Puts LoRA deltas into a program, in the order of operations of llama.cpp's own `build_lora_mm`.
+//! Puts LoRA deltas into a program, in the order of operations of llama.cpp's own `build_lora_mm` and `build_lora_mm_id`.
 
 use super::dropout::weight_key;
 use super::lower::Form;
@@ -146,28 +146,32 @@ fn factor_leaves(
     for (d, delta) in deltas.iter().enumerate() {
         for (f, factor) in delta.lora.factors.iter().enumerate() {
             let known = source.weights.iter().find(|w| w.name == factor.weight);
-            let fits = known.is_some_and(|w| w.ne == [factor.n_in as i64, factor.n_out as i64, 1, 1]);
+            let fits =
+                known.is_some_and(|w| w.ne == [factor.n_in as i64, factor.n_out as i64, factor.n_experts as i64, 1]);
+            let n_ranks = factor.rank * factor.n_experts;
             if !fits
-                || factor.rank == 0
-                || factor.a.len() != factor.n_in * factor.rank
-                || factor.b.len() != factor.n_out * factor.rank
+                || n_ranks == 0
+                || factor.a.len() != factor.n_in * n_ranks
+                || factor.b.len() != factor.n_out * n_ranks
             {
                 let message = format!("the adapter's factors for {} do not fit the model", factor.weight);
                 return Err(Error::new(Kind::Mismatch, message));
             }
             let one = Sym::fixed(1);
-            let mut leaf = |suffix: &str, [ne0, ne1]: [usize; 2], trainable: bool, role: Role| {
+            let mut leaf = |suffix: &str, [ne0, ne1, ne2]: [usize; 3], trainable: bool, role: Role| {
                 let name = format!("{}.{suffix}", factor.weight);
-                let ne = [Sym::fixed(ne0 as i64), Sym::fixed(ne1 as i64), one, one];
+                let [ne0, ne1, ne2] = [ne0, ne1, ne2].map(|n| n as i64);
+                let ne = [Sym::fixed(ne0), Sym::fixed(ne1), Sym::fixed(ne2), one];
                 let value = program.leaf(Leaf::Param, Type::F32, ne, &name);
-                parameters.push(Parameter { name, value, len: ne0 * ne1, trainable, role });
+                let len = (ne0 * ne1 * ne2) as usize;
+                parameters.push(Parameter { name, value, len, trainable, role });
                 value
             };
             let (by_ratio, in_block) = (moving == Moving::Ratios, layer_of(&factor.weight).is_some());
             let moves = delta.trainable && !by_ratio;
-            let a = leaf("lora_a", [factor.n_in, factor.rank], moves, Role::A(d, f));
-            let b = leaf("lora_b", [factor.rank, factor.n_out], moves, Role::B(d, f));
-            let ratio = by_ratio.then(|| leaf("ratio", [1, 1], in_block, Role::Ratio));
+            let a = leaf("lora_a", [factor.n_in, factor.rank, factor.n_experts], moves, Role::A(d, f));
+            let b = leaf("lora_b", [factor.rank, factor.n_out, factor.n_experts], moves, Role::B(d, f));
+            let ratio = by_ratio.then(|| leaf("ratio", [1, 1, 1], in_block, Role::Ratio));
             let scale = match factor.alpha.unwrap_or(delta.lora.alpha) {
                 0.0 => delta.scale,
                 // In llama.cpp's order of operations.
@@ -232,25 +236,32 @@ fn adapted(
     form: Form,
 ) -> Result<ValueId> {
     let value = source.get(id);
-    let weight = (value.op() == Some(&Op::MulMat)).then(|| source.as_weight(value.src(0))).flatten();
+    let is_product = matches!(value.op(), Some(Op::MulMat | Op::MulMatId));
+    let weight = is_product.then(|| source.as_weight(value.src(0))).flatten();
     let Some((name, list)) = weight.and_then(|w| factors.get_key_value(&source.weight(w).name)) else {
         return Ok(new);
     };
     let x = program.get(new).src(1);
+    // Factors of experts are chosen as the experts are.
+    let choices = program.get(new).sources().get(2).copied().flatten();
+    let product = |program: &mut Program, a: ValueId, x: ValueId| match choices {
+        Some(choices) => program.mul_mat_id(a, x, choices),
+        None => program.mul_mat(a, x),
+    };
     let mut sum = new;
     for &Pair { a, b, scale, drops, ratio } in list {
         let seen = if drops { dropped(program, x, name)? } else { x };
-        let h = program.mul_mat(a, seen);
+        let h = product(program, a, seen);
         let update = match form {
             Form::Runtime => {
-                let ab = program.mul_mat(b, h);
+                let ab = product(program, b, h);
                 let ab = scaled(program, ab, scale);
                 ratio.map_or(ab, |ratio| program.mul(ab, ratio))
             }
             Form::Training | Form::TrainingBf16 | Form::TrainingOps => {
                 let h = scaled(program, h, scale);
                 let h = ratio.map_or(h, |ratio| program.mul(h, ratio));
-                program.mul_mat(b, h)
+                product(program, b, h)
             }
         };
         sum = program.add(sum, update);

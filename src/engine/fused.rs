@@ -5,7 +5,7 @@ use super::profile::Phase;
 use super::terms::{self, Matrix};
 use crate::error::Result;
 use crate::ir::{GradOp, Leaf, MaskRule, Op, Sym, Value, ValueId};
-use crate::kernel::ops;
+use crate::kernel::{ops, Side};
 use crate::runtime::{Kernel, Tensor};
 use quant::Type;
 
@@ -192,6 +192,7 @@ impl Lowering<'_, '_> {
                 let dy = self.tensor(value.src(1))?;
                 self.own(Phase::Products, self.flops(value), ne, &[dy], ops::linear_back(info, &data)?)
             }
+            GradOp::ExpertsBack => self.routed(id, value, Side::Transposed),
             GradOp::AttentionBack => {
                 let rule = self.mask_rule(id, value)?;
                 let (src, has_sinks) = self.attention_sources(value, 5)?;

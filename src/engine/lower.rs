@@ -6,6 +6,7 @@ use super::profile::{Phase, Profile};
 use super::terms;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{GradOp, Leaf, Op, Program, Sym, Value, ValueId};
+use crate::kernel::Side;
 use crate::runtime::{GraphBuilder, Kernel, Names, NodeSpec, Region, Tensor, WeightData};
 use quant::Type;
 use std::collections::HashMap;
@@ -39,7 +40,6 @@ pub struct Lowering<'a, 'g> {
     pub(super) given: &'a HashMap<ValueId, Region>,
     pub(super) n_tokens: usize,
     pub(super) profile: Option<&'a Arc<Profile>>,
-    has_experts: bool,
     /// How often each value is read; only for forms that fuse.
     pub(super) uses: Vec<u32>,
     /// Activations that were rounded already.
@@ -75,28 +75,9 @@ impl<'a, 'g> Lowering<'a, 'g> {
     /// Starts lowering into `builder`.
     pub fn new(scope: Scope<'a>, builder: GraphBuilder<'g>) -> Self {
         let Scope { program, weights, names, form, inputs, given, n_tokens, profile } = scope;
-        // A router's choice flips on the last bit, so models with experts keep the runtime's own products until experts
-        // can be trained.
-        let has_experts =
-            program.values.iter().any(|v| matches!(v.op(), Some(Op::Other(name)) if name == "MUL_MAT_ID"));
         let uses = if form == Form::TrainingBf16 { terms::uses(program) } else { Vec::new() };
         let (rounded, scores, done) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self {
-            program,
-            weights,
-            names,
-            form,
-            inputs,
-            given,
-            n_tokens,
-            profile,
-            has_experts,
-            uses,
-            rounded,
-            scores,
-            builder,
-            done,
-        }
+        Self { program, weights, names, form, inputs, given, n_tokens, profile, uses, rounded, scores, builder, done }
     }
 
     /// The tensor of a value, lowering what leads to it.
@@ -106,7 +87,7 @@ impl<'a, 'g> Lowering<'a, 'g> {
         }
         let value = self.program.get(id);
         let tensor = if let Some(&region) = self.given.get(&id) {
-            self.builder.leaf(Type::F32, self.ne(value), region)?
+            self.builder.leaf(value.ty, self.ne(value), region)?
         } else if let Some(leaf) = value.leaf() {
             self.leaf(id, value, leaf)?
         } else {
@@ -148,6 +129,10 @@ impl<'a, 'g> Lowering<'a, 'g> {
     /// The graph, ready to run.
     pub fn finish(self) -> GraphBuilder<'g> {
         self.builder
+    }
+
+    pub(super) fn form(&self) -> Form {
+        self.form
     }
 
     fn at(&self, size: Sym) -> i64 {
@@ -195,7 +180,7 @@ impl<'a, 'g> Lowering<'a, 'g> {
 
     fn node(&mut self, id: ValueId, value: &Value) -> Result<Tensor> {
         let Some(op) = value.op() else { return Err(self.refuse(id, "no op")) };
-        if self.form == Form::TrainingBf16 && !self.has_experts {
+        if self.form == Form::TrainingBf16 {
             if let Some(tensor) = self.sum_of_products(id, value)? {
                 return Ok(tensor);
             }
@@ -216,6 +201,7 @@ impl<'a, 'g> Lowering<'a, 'g> {
                     return Ok(tensor);
                 }
             }
+            Op::MulMatId if self.has_kernels() => return self.routed(id, value, Side::Forward),
             Op::Unary(_) | Op::Glu(_) if self.has_kernels() => {
                 if let Some(tensor) = self.tabled(value, op)? {
                     return Ok(tensor);
@@ -232,7 +218,7 @@ impl<'a, 'g> Lowering<'a, 'g> {
 
     /// True if products and looked-up functions go to kernels of ours.
     fn has_kernels(&self) -> bool {
-        matches!(self.form, Form::Training | Form::TrainingBf16) && !self.has_experts
+        matches!(self.form, Form::Training | Form::TrainingBf16)
     }
 
     pub(super) fn rope_back(&mut self, id: ValueId, value: &Value) -> Result<Tensor> {

@@ -6,6 +6,7 @@
 mod adapt;
 mod backward;
 mod dropout;
+mod experts;
 mod fused;
 mod head;
 mod inputs;
@@ -17,6 +18,7 @@ mod profile;
 mod session;
 mod tally;
 mod terms;
+mod values;
 
 pub use adapt::{adapt, adapt_changed, Adapted, Delta, Parameter, Role};
 pub use inputs::{input_bytes, Inputs};
@@ -24,5 +26,6 @@ pub use layout::{Layout, Span, SEQUENCE_ALIGNMENT};
 pub use lower::{Form, Lowering, Scope};
 pub use plan::{Plan, Step};
 pub use profile::{Profile, Seconds};
-pub use session::{BlockValues, Engine};
+pub use session::Engine;
 pub use tally::where_it_ran;
+pub use values::BlockValues;

@@ -3,7 +3,7 @@
 use super::adapt::{Adapted, Parameter};
 use crate::autodiff::{differentiate, Segments};
 use crate::error::Result;
-use crate::ir::{Leaf, Program, ValueId};
+use crate::ir::{Leaf, Op, Program, ValueId};
 use quant::Type;
 use std::collections::BTreeSet;
 
@@ -22,6 +22,8 @@ pub struct Step {
     pub parameter_gradients: Vec<(usize, ValueId)>,
     /// Values computed here that the backward pass reads: what would have to be kept to recompute nothing.
     pub inner: Vec<ValueId>,
+    /// Orders of experts that are made here (`ARGSORT`): what a router chooses by.
+    pub orders: Vec<ValueId>,
 }
 
 /// The whole plan.
@@ -70,6 +72,7 @@ fn step(adapted: &mut Adapted, reads: &[ValueId], writes: &[ValueId], moving: &[
         read_gradients: Vec::new(),
         parameter_gradients: Vec::new(),
         inner: Vec::new(),
+        orders: orders(&adapted.program, writes, &given),
     };
     let used = used_parameters(adapted, writes, &given);
     if used.is_empty() && !reads.iter().any(|&r| moves(r)) {
@@ -106,6 +109,11 @@ fn inner(program: &Program, step: &Step, first_backward: u32) -> Vec<ValueId> {
         }
         let root = program.root(id);
         let value = program.get(root);
+        if value.ty == Type::I32 && value.leaf().is_none() {
+            // A choice is made again, from what it was made of.
+            stack.extend(value.sources().iter().flatten());
+            continue;
+        }
         if value.leaf().is_none() && !step.reads.contains(&root) && value.ty == Type::F32 && value.is_contiguous() {
             found.insert(root);
         }
@@ -113,16 +121,28 @@ fn inner(program: &Program, step: &Step, first_backward: u32) -> Vec<ValueId> {
     found.into_iter().collect()
 }
 
-/// Trainable parameters that the writes depend on without going through a read.
-fn used_parameters(adapted: &Adapted, writes: &[ValueId], given: &BTreeSet<ValueId>) -> Vec<usize> {
+/// Values that the writes depend on without going through a read.
+fn reached(program: &Program, writes: &[ValueId], given: &BTreeSet<ValueId>) -> BTreeSet<ValueId> {
     let mut seen = BTreeSet::new();
     let mut stack: Vec<_> = writes.to_vec();
     while let Some(id) = stack.pop() {
         if !given.contains(&id) && seen.insert(id) {
-            stack.extend(adapted.program.get(id).sources().iter().flatten());
+            stack.extend(program.get(id).sources().iter().flatten());
         }
     }
+    seen
+}
+
+/// Trainable parameters among them.
+fn used_parameters(adapted: &Adapted, writes: &[ValueId], given: &BTreeSet<ValueId>) -> Vec<usize> {
+    let seen = reached(&adapted.program, writes, given);
     (0..adapted.parameters.len())
         .filter(|&p| adapted.parameters[p].trainable && seen.contains(&adapted.parameters[p].value))
         .collect()
+}
+
+/// Orders among them.
+fn orders(program: &Program, writes: &[ValueId], given: &BTreeSet<ValueId>) -> Vec<ValueId> {
+    let is_order = |id: &ValueId| matches!(program.get(*id).op(), Some(Op::Other(name)) if name == "ARGSORT");
+    reached(program, writes, given).into_iter().filter(is_order).collect()
 }

@@ -30,7 +30,7 @@ pub struct Engine {
     deltas: Vec<Delta>,
     /// Weights that change as a whole, without their values.
     changes: Vec<Change>,
-    parameters: Vec<Region>,
+    pub(super) parameters: Vec<Region>,
     pub(super) gradients: Vec<Region>,
     /// Bytes of the memory that hold parameters and gradients; the rest belongs to the batch.
     fixed: usize,
@@ -51,9 +51,6 @@ const N_TENSORS: usize = 2048;
 /// The same where gradients are made of ops, and for each sequence what attention is made of.
 const N_TENSORS_OPS: usize = 8192;
 const N_TENSORS_SEQUENCE: usize = 128;
-
-/// What blocks write: values on the packed axis by id.
-pub type BlockValues = std::collections::BTreeMap<ValueId, Vec<f32>>;
 
 /// What a forward pass leaves for the backward.
 #[derive(Debug)]
@@ -376,38 +373,6 @@ impl Engine {
         Ok(())
     }
 
-    /// What every block writes for a batch. With `reads`, each block starts from those values instead of its predecessor's,
-    /// so that no difference is carried from block to block.
-    pub fn block_values(&mut self, layout: &Layout, reads: Option<&BlockValues>) -> Result<BlockValues> {
-        self.check_tokens(layout.tokens())?;
-        let n = layout.n_tokens();
-        self.reserve(layout, n, true)?;
-        let inputs = Inputs::place(&self.adapted.program, self.form, &Arc::new(layout.clone()), &mut self.memory)?;
-        let mut kept: HashMap<_, _> =
-            self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
-        let mut out = BlockValues::new();
-        for k in 0..self.plan.blocks.len() {
-            let writes = self.plan.blocks[k].writes.clone();
-            let regions = writes.iter().map(|&w| self.memory.take(self.bytes(w, n))).collect::<Result<Vec<_>>>()?;
-            self.graph(&inputs, &kept, n, writes.iter().copied().zip(regions.iter().copied()))?;
-            for (&write, &region) in writes.iter().zip(&regions) {
-                out.insert(write, self.memory.floats(region).to_vec());
-                if let Some(values) = reads.and_then(|r| r.get(&write)) {
-                    self.memory.floats_mut(region).copy_from_slice(values);
-                }
-                kept.insert(write, region);
-            }
-        }
-        self.batch =
-            Some(Batch { inputs, layout: Arc::new(layout.clone()), kept, rows: Vec::new(), units: Vec::new() });
-        Ok(out)
-    }
-
-    /// What each block leaves last: the residual stream.
-    pub fn block_results(&self) -> Vec<ValueId> {
-        self.plan.blocks.iter().filter_map(|b| b.writes.last().copied()).collect()
-    }
-
     /// Hidden states \[d, T\] on the packed axis that block `layer` left in the last batch, with the batch's layout.
     pub fn hidden(&self, layer: usize) -> Option<(&[f32], &Layout)> {
         let batch = self.batch.as_ref()?;
@@ -453,7 +418,7 @@ impl Engine {
     }
 
     /// Room for a batch with `n_rows` completion tokens.
-    fn reserve(&mut self, layout: &Layout, n_rows: usize, backward: bool) -> Result<()> {
+    pub(super) fn reserve(&mut self, layout: &Layout, n_rows: usize, backward: bool) -> Result<()> {
         self.batch = None;
         self.memory.reset(self.fixed);
         let inner = if backward && !self.recompute { self.inner_bytes(layout.n_tokens()) } else { 0 };
@@ -467,6 +432,8 @@ impl Engine {
         let (program, blocks) = (&self.adapted.program, &self.plan.blocks);
         let value = |id: &ValueId| self.region_bytes(*id, layout.n_tokens());
         let writes: usize = blocks.iter().flat_map(|b| &b.writes).map(value).sum();
+        // An order and what it is made of, where they are given from outside.
+        let orders: usize = blocks.iter().flat_map(|b| &b.orders).map(|id| 2 * value(id)).sum();
         // Head: gathered reads, their gradients, one chunk of logits; inputs again at chunk width.
         let n_chunk = head::chunk(self.model.n_vocab());
         let per_row: usize =
@@ -478,11 +445,11 @@ impl Engine {
             true => writes + blocks.iter().flat_map(|b| &b.reads).map(value).sum::<usize>() + self.fixed,
             false => 0,
         };
-        writes + head + inputs + cotangents + 65536
+        writes + orders + head + inputs + cotangents + 65536
     }
 
     /// Everything about tokens that would make ggml abort.
-    fn check_tokens(&self, tokens: &[i32]) -> Result<()> {
+    pub(super) fn check_tokens(&self, tokens: &[i32]) -> Result<()> {
         let n_vocab = self.model.n_vocab() as i32;
         if let Some(bad) = tokens.iter().find(|&&t| t < 0 || t >= n_vocab) {
             return Err(Error::new(Kind::Argument, format!("token {bad} is outside the vocabulary of {n_vocab}")));

@@ -15,8 +15,10 @@ pub struct Pair {
     pub rank: u64,
     /// Length of the weight's rows.
     pub n_in: u64,
-    /// Number of its rows.
+    /// Number of its rows; of a stack, those of one expert.
     pub n_out: u64,
+    /// Experts of a stack; 1 for a weight that every token uses.
+    pub n_experts: u64,
 }
 
 /// A validated adapter.
@@ -74,10 +76,10 @@ pub fn validate_adapter(file: &File) -> Result<AdapterInfo> {
     let mut pairs = Vec::with_capacity(halves.len());
     for (weight, half) in halves {
         let [Some(a), Some(b)] = half else { return Err(fault(weight, "has only one of its two factors")) };
-        if a[1] != b[0] || a[2..] != b[2..] {
+        if a[1] != b[0] || a[2..] != b[2..] || a[3] != 1 {
             return Err(fault(weight, &format!("has factors of shapes {a:?} and {b:?}, which do not multiply")));
         }
-        pairs.push(Pair { weight: weight.to_owned(), rank: a[1], n_in: a[0], n_out: b[1] });
+        pairs.push(Pair { weight: weight.to_owned(), rank: a[1], n_in: a[0], n_out: b[1], n_experts: a[2] });
     }
     if pairs.is_empty() {
         return Err(Error::new(Kind::Format, format!("{}: an adapter without factors", file.path().display())));
@@ -89,7 +91,7 @@ pub fn validate_adapter(file: &File) -> Result<AdapterInfo> {
 
 /// Checks that an adapter belongs to a model: architecture, shapes, and the fingerprint where the adapter has one.
 pub fn check_fits(adapter: &AdapterInfo, model: &File) -> Result<()> {
-    let shape = |name: &str| model.tensor(name).map(|t| [t.ne[0], t.ne[1]]);
+    let shape = |name: &str| model.tensor(name).map(|t| [t.ne[0], t.ne[1], t.ne[2] * t.ne[3]]);
     check_shapes(adapter, model.path(), model.architecture()?, shape)?;
     match &adapter.base_hash {
         Some(hash) if *hash != base_hash(model) => {
@@ -99,23 +101,26 @@ pub fn check_fits(adapter: &AdapterInfo, model: &File) -> Result<()> {
     }
 }
 
-/// The same without a file to take the fingerprint of: `shape` gives a weight's row length and number of rows.
+/// The same without a file to take the fingerprint of: `shape` gives a weight's row length, number of rows, and
+/// matrices.
 pub fn check_shapes(
     adapter: &AdapterInfo,
     model: &Path,
     architecture: &str,
-    shape: impl Fn(&str) -> Option<[u64; 2]>,
+    shape: impl Fn(&str) -> Option<[u64; 3]>,
 ) -> Result<()> {
     let mismatch = |what: String| Err(other_base(adapter, model, &what));
     if adapter.architecture != architecture {
         return mismatch(format!("architecture {} instead of {architecture}", adapter.architecture));
     }
     for pair in &adapter.pairs {
-        let found = [pair.n_in, pair.n_out];
+        let found = [pair.n_in, pair.n_out, pair.n_experts];
         match shape(&pair.weight) {
             None => return mismatch(format!("it adapts {}, which the model does not have", pair.weight)),
             Some(wanted) if wanted != found => {
-                return mismatch(format!("{} is {wanted:?}, the adapter is for {found:?}", pair.weight));
+                let shown = |ne: [u64; 3]| if ne[2] == 1 { format!("{:?}", &ne[..2]) } else { format!("{ne:?}") };
+                let (wanted, found) = (shown(wanted), shown(found));
+                return mismatch(format!("{} is {wanted}, the adapter is for {found}", pair.weight));
             }
             Some(_) => {}
         }

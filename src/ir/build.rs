@@ -94,6 +94,13 @@ impl Program {
         self.node(Op::MulMat, Type::F32, [a_ne[1], b_ne[1], b_ne[2], b_ne[3]], &[a, b], [0; 16])
     }
 
+    /// As [`Self::mul_mat`] with the matrix of `a` \[K, N, E\] that `choices` \[k, T\] names for every row of the result \[N, k, T\];
+    /// `b` is \[K, 1 or k, T\].
+    pub fn mul_mat_id(&mut self, a: ValueId, b: ValueId, choices: ValueId) -> ValueId {
+        let (n, [k, t, ..]) = (self.get(a).ne[1], self.get(choices).ne);
+        self.node(Op::MulMatId, Type::F32, [n, k, t, Sym::fixed(1)], &[a, b, choices], [0; 16])
+    }
+
     /// The value whose memory a chain of views looks into.
     pub fn root(&self, mut id: ValueId) -> ValueId {
         while self.get(id).op().is_some_and(Op::is_view) {

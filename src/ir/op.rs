@@ -25,6 +25,11 @@ pub enum Op {
     Repeat,
     Concat,
     MulMat,
+    /// A product with the matrices of a stack that are chosen for each token: sources matrices \[K, N, E\], rows \[K, 1 or k, T\],
+    /// choices I32 \[k, T\]; result \[N, k, T\].
+    MulMatId,
+    /// A bias of each chosen expert: sources \[N, k, T\], biases \[N, E\], choices I32 \[k, T\].
+    AddId,
     GetRows,
     RmsNorm,
     Norm,
@@ -86,6 +91,14 @@ pub enum GradOp {
     LinearBack,
     /// (a \[K,M\], b \[R,M\]) → Σ_m a\[k,m\]·b\[r,m\] as \[K,R\] (vjp 3.2). M is the product of all outer axes.
     OuterSum,
+    /// (W \[K, N, E\], dy \[N, k, T\], choices \[k, T\]) → Wᵀ-product \[K, k, T\] with the chosen matrix for every row (vjp 9).
+    ExpertsBack,
+    /// (a \[K, 1 or k, T\], b \[R, k, T\], choices \[k, T\]) → for every expert the sum over the rows that chose it,
+    /// Σ a\[k, m\]·b\[r, m\], as \[K, R, E\] (vjp 9).
+    ExpertsSum,
+    /// (dy \[n, k, T\], choices \[k, T\]) → zeros \[n, E, T\] with row k of every token added at its choice: gradient of `GET_ROWS`
+    /// from values (vjp 9).
+    RowsBack,
     /// (x, dy) → dy·f'(x) for the forward op's function; `op_params` are the forward's.
     UnaryBack(Unary),
     /// (x, dy) → gradient of CLAMP.
@@ -149,6 +162,8 @@ impl Op {
             Op::Repeat => "REPEAT",
             Op::Concat => "CONCAT",
             Op::MulMat => "MUL_MAT",
+            Op::MulMatId => "MUL_MAT_ID",
+            Op::AddId => "ADD_ID",
             Op::GetRows => "GET_ROWS",
             Op::RmsNorm => "RMS_NORM",
             Op::Norm => "NORM",

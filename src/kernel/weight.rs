@@ -1,6 +1,7 @@
 //! A frozen weight matrix as it lies in the model file, and the strided matrices it is multiplied with.
 
 use std::ffi::c_void;
+use std::ops::Range;
 
 use quant::Type;
 
@@ -94,6 +95,29 @@ impl Weight {
         debug_assert!(row < self.n_out && column < self.n_in && column.is_multiple_of(self.block_len()));
         let offset = row * self.row_bytes + column / self.block_len() * self.ty.block_bytes();
         self.data.wrapping_add(offset)
+    }
+
+    /// Some of its rows as a weight of their own.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub(super) fn rows(&self, rows: Range<usize>) -> Self {
+        assert!(rows.start < rows.end && rows.end <= self.n_out, "rows {rows:?} of {}", self.n_out);
+        Self { n_out: rows.len(), data: self.data.wrapping_add(rows.start * self.row_bytes), ..*self }
+    }
+
+    /// Some of its columns as a weight of their own; the range begins and ends at blocks.
+    ///
+    /// # Panics
+    /// If there are no such columns.
+    pub(super) fn columns(&self, columns: Range<usize>) -> Self {
+        let whole = columns.start.is_multiple_of(self.block_len()) && columns.len().is_multiple_of(self.block_len());
+        assert!(
+            whole && columns.start < columns.end && columns.end <= self.n_in,
+            "columns {columns:?} of {}",
+            self.n_in
+        );
+        Self { n_in: columns.len(), data: self.bytes(0, columns.start), ..*self }
     }
 
     /// The elements themselves with their row stride in floats, where they are aligned F32 and need no decoding.

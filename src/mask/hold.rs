@@ -74,6 +74,7 @@ pub fn hold_changes(mask: &Mask, changes: &[Change]) -> Result<Hold> {
 
 fn hold_factor(mask: &Mask, factor: &mut Factor) -> Result<[Bits; 2]> {
     let (n_a, n_b) = (factor.a.len(), factor.b.len());
+    factor.of_one_matrix("cannot be held by a mask")?;
     let refuse = |kind: Kind, what: &str| Err(Error::new(kind, format!("mask: tensor {} {what}", factor.weight)));
     let tensor = mask.tensor(&factor.weight);
     if tensor.is_some_and(|t| (t.shape.n_in, t.shape.n_out) != (factor.n_in, factor.n_out)) {
@@ -129,6 +130,7 @@ mod tests {
             rank: 2,
             n_in: 3,
             n_out: 4,
+            n_experts: 1,
             a: vec![1.0; 6],
             b: vec![0.0; 8],
             alpha: None,

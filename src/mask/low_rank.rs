@@ -15,9 +15,9 @@ pub struct LowRank<'a> {
 }
 
 impl Lora {
-    /// The weights that it adapts, in its own order.
+    /// The weights that it adapts, in its own order; a stack of experts counts as one matrix with the rows of all of them.
     pub fn shapes(&self) -> Vec<Shape> {
-        let shape = |f: &Factor| Shape { name: f.weight.clone(), n_in: f.n_in, n_out: f.n_out };
+        let shape = |f: &Factor| Shape { name: f.weight.clone(), n_in: f.n_in, n_out: f.n_out * f.n_experts };
         self.factors.iter().map(shape).collect()
     }
 }
@@ -42,15 +42,17 @@ impl Scores for LowRank<'_> {
         let factor = &self.lora.factors[i];
         let (rank, n_in, scale) = (factor.rank, factor.n_in, self.lora.scale(factor));
         let rows = (TILE / n_in).max(1);
-        for b in factor.b.chunks(rows * rank) {
-            let mut tile = vec![0.0f32; b.len() / rank * n_in];
-            for (row, b) in tile.chunks_exact_mut(n_in).zip(b.chunks_exact(rank)) {
-                for (&c, a) in b.iter().zip(factor.a.chunks_exact(n_in)) {
-                    row.iter_mut().zip(a).for_each(|(r, &a)| *r += c * a);
+        for (a, b) in factor.a.chunks(n_in * rank).zip(factor.b.chunks(factor.n_out * rank)) {
+            for b in b.chunks(rows * rank) {
+                let mut tile = vec![0.0f32; b.len() / rank * n_in];
+                for (row, b) in tile.chunks_exact_mut(n_in).zip(b.chunks_exact(rank)) {
+                    for (&c, a) in b.iter().zip(a.chunks_exact(n_in)) {
+                        row.iter_mut().zip(a).for_each(|(r, &a)| *r += c * a);
+                    }
+                    row.iter_mut().for_each(|r| *r = (scale * *r).abs());
                 }
-                row.iter_mut().for_each(|r| *r = (scale * *r).abs());
+                each(&tile)?;
             }
-            each(&tile)?;
         }
         Ok(())
     }
@@ -67,7 +69,7 @@ mod tests {
         let (n_in, n_out, rank) = (640, 300, 3);
         let wave = |n: usize, f: f32| (0..n).map(|i| (i as f32 * f).sin()).collect::<Vec<_>>();
         let (a, b) = (wave(n_in * rank, 0.37), wave(n_out * rank, 0.91));
-        let factor = Factor { weight: "w".into(), rank, n_in, n_out, a, b, alpha: None };
+        let factor = Factor { weight: "w".into(), rank, n_in, n_out, n_experts: 1, a, b, alpha: None };
         let lora = Lora { alpha: 6.0, factors: vec![factor.clone()] };
         let shapes = lora.shapes();
         let (mut found, mut n_tiles) = (Vec::new(), 0);

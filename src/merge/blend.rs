@@ -110,7 +110,17 @@ impl<'a> Blend<'a> {
             Self::Fold(updates) => {
                 out.copy_from_slice(slices[0]);
                 for Update { factor, scale } in *updates {
-                    add_update(&factor.a, &factor.b, factor.rank, *scale, chunk.first_row, n_per_row, &mut out);
+                    // Rows of one expert after another, each with factors of its own.
+                    let (n_out, n_a) = (factor.n_out, factor.n_in * factor.rank);
+                    let (mut row, mut rest) = (chunk.first_row, out.as_mut_slice());
+                    while !rest.is_empty() {
+                        let expert = row / n_out;
+                        let n_rows = ((expert + 1) * n_out - row).min(rest.len() / n_per_row);
+                        let (own, others) = rest.split_at_mut(n_rows * n_per_row);
+                        let a = &factor.a[expert * n_a..(expert + 1) * n_a];
+                        add_update(a, &factor.b, factor.rank, *scale, row, n_per_row, own);
+                        (row, rest) = (row + n_rows, others);
+                    }
                 }
             }
         }

@@ -273,8 +273,12 @@ fn foldable(file: &File, base: &File) -> Result<Lora> {
         if pair.weight.ends_with("token_embd.weight") || pair.weight.ends_with("_norm.weight") {
             return unsupported(format!("it adapts {}, which cannot be folded", pair.weight));
         }
-        if base.tensor(&pair.weight).is_some_and(|t| t.ne[2] * t.ne[3] != 1) {
-            return unsupported(format!("it adapts {}, a stack of matrices, which cannot be folded", pair.weight));
+        let is_stack = base.tensor(&pair.weight).is_some_and(|t| t.ne[2] * t.ne[3] != 1);
+        if is_stack && !pair.weight.ends_with("_exps.weight") {
+            return unsupported(format!(
+                "it adapts {}, a stack of matrices that are no experts, which cannot be folded",
+                pair.weight
+            ));
         }
     }
     if file.get("adapter.alora.invocation_tokens").is_some() {

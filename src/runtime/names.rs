@@ -81,6 +81,8 @@ impl Names {
             "REPEAT" => Op::Repeat,
             "CONCAT" => Op::Concat,
             "MUL_MAT" => Op::MulMat,
+            "MUL_MAT_ID" => Op::MulMatId,
+            "ADD_ID" => Op::AddId,
             "GET_ROWS" => Op::GetRows,
             "RMS_NORM" => Op::RmsNorm,
             "NORM" => Op::Norm,

@@ -139,17 +139,29 @@ impl Trace {
         counts
     }
 
-    /// The weights that an adapter can be put on, those of the blocks: name and ids of the `MUL_MAT`s that read them.
+    /// The weights that an adapter can be put on, those of the blocks: name and ids of the products that read them. Stacks of
+    /// experts are among them.
+    pub fn adaptable(&self) -> BTreeMap<String, Vec<ValueId>> {
+        let mut all = self.products(&Op::MulMatId, |ne| ne[3] == 1);
+        all.append(&mut self.linears());
+        all
+    }
+
+    /// Those that every token uses.
     pub fn linears(&self) -> BTreeMap<String, Vec<ValueId>> {
+        self.products(&Op::MulMat, |ne| ne[2] * ne[3] == 1)
+    }
+
+    fn products(&self, op: &Op, fits: impl Fn(&[i64; 4]) -> bool) -> BTreeMap<String, Vec<ValueId>> {
         let mut linears: BTreeMap<String, Vec<ValueId>> = BTreeMap::new();
         for id in self.program.ids() {
             let value = self.program.get(id);
-            if value.op() != Some(&Op::MulMat) {
+            if value.op() != Some(op) {
                 continue;
             }
             if let Some(weight) = self.program.as_weight(value.src(0)) {
                 let info = self.program.weight(weight);
-                if info.name.starts_with("blk.") && info.name.ends_with(".weight") && info.ne[2] * info.ne[3] == 1 {
+                if info.name.starts_with("blk.") && info.name.ends_with(".weight") && fits(&info.ne) {
                     linears.entry(info.name.clone()).or_default().push(id);
                 }
             }

@@ -101,6 +101,11 @@ fn the_program_with_a_delta_equals_a_decode_with_the_file() {
         ("gpt2", Type::Q8_0),
         ("stablelm", Type::Q4_1),
         ("bloom", Type::F32),
+        ("llama-experts", Type::Q8_0),
+        ("qwen3moe", Type::F32),
+        ("qwen2moe", Type::Q4_0),
+        ("olmoe", Type::F16),
+        ("gpt-oss", Type::Q8_0),
     ];
     for (name, ty) in models {
         let fixture = Fixture::new(name, ty);

@@ -1,6 +1,6 @@
 //! Logits of the oracle, of the engine's training form and of llama.cpp.
 
-use crate::models::{dense, each, open};
+use crate::models::{each, open, trainable};
 use crate::oracle::{decode, Array, Oracle};
 use crate::random::Random;
 use crate::tiny::{find, Tiny};
@@ -52,7 +52,7 @@ fn compare(tiny: &Tiny, weights: Type) {
 
 #[test]
 fn of_every_architecture() {
-    each(&dense(), Tiny::name, |tiny| compare(tiny, Type::F32));
+    each(&trainable(), Tiny::name, |tiny| compare(tiny, Type::F32));
 }
 
 #[test]

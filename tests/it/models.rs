@@ -35,9 +35,14 @@ pub(crate) fn open(tiny: &Tiny, weights: Type) -> Result<Opened> {
     Ok(Opened { model: Model::open(&runtime(), &path)?, file, _dir: dir })
 }
 
-/// The models that attend and whose every weight is used by every token: those that can be trained.
+/// The models that attend and whose every weight is used by every token.
 pub(crate) fn dense() -> Vec<Tiny> {
-    all().into_iter().filter(|tiny| !tiny.is_moe() && !tiny.is_recurrent()).collect()
+    trainable().into_iter().filter(|tiny| !tiny.is_moe()).collect()
+}
+
+/// The models that attend: those that can be trained.
+pub(crate) fn trainable() -> Vec<Tiny> {
+    all().into_iter().filter(|tiny| !tiny.is_recurrent()).collect()
 }
 
 /// Runs `body` on every case and fails with the names and messages of all that failed.

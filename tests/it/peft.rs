@@ -190,8 +190,7 @@ fn the_program_brings_adapters_in_and_out_and_refuses_by_name() {
         assert!(!at.join("c.gguf").exists());
     }
     let base = File::open(&at.join("m.gguf")).unwrap();
-    let odd =
-        Lora::init(&[llama_align::adapter::Linear { name: "output.weight".into(), n_in: 64, n_out: 288 }], 2, 4.0, 1);
+    let odd = Lora::init(&[llama_align::adapter::Linear::new("output.weight", 64, 288)], 2, 4.0, 1);
     assert_eq!(peft::write(&odd, &base, None, at).unwrap_err().kind(), Kind::Unsupported);
     assert!(!at.join("adapter_config.json").exists());
 }

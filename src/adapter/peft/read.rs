@@ -74,7 +74,7 @@ pub fn read(directory: &Path, base: &File) -> Result<Lora> {
         }
         let own = (config.scale(&module, rank)? * rank as f64) as f32;
         let b = names.to_gguf(&weight, &b.values, rank)?;
-        Ok(Factor { weight, rank, n_in, n_out, a: a.values, b, alpha: (own != alpha).then_some(own) })
+        Ok(Factor { weight, rank, n_in, n_out, n_experts: 1, a: a.values, b, alpha: (own != alpha).then_some(own) })
     });
     Ok(Lora { alpha, factors: factors.collect::<Result<_>>()? })
 }

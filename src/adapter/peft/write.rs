@@ -21,6 +21,7 @@ pub fn write(lora: &Lora, base: &File, base_model: Option<&str>, directory: &Pat
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
     let mut modules = BTreeMap::new();
     for factor in &lora.factors {
+        let factor = factor.of_one_matrix("have no place in PEFT's files here")?;
         let Some((block, module)) = Names::module(&factor.weight) else {
             let message = format!("{}: PEFT's files have no name for it here", factor.weight);
             return Err(Error::new(Kind::Unsupported, message));

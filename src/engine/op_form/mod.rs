@@ -36,6 +36,8 @@ impl Lowering<'_, '_> {
         match op {
             GradOp::AttentionBack => return self.attention_back_ops(id, value),
             GradOp::LinearBack => return self.linear_back_ops(id, value),
+            // No backend has an op for these: they run on the CPU.
+            GradOp::ExpertsBack | GradOp::ExpertsSum | GradOp::RowsBack => return self.gradient(id, value, op),
             _ => {}
         }
         let mut src = Vec::with_capacity(3);

@@ -1,5 +1,6 @@
 //! The element- and row-wise gradient ops of `ir::GradOp` as graph ops.
 
+use super::experts::{expert_sums, rows_back};
 use super::Matrix;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Glu, GradOp, Placement, Sym, Value};
@@ -32,8 +33,10 @@ pub fn gradient(op: &GradOp, value: &Value, n_tokens: usize) -> Option<Kernel> {
         GradOp::GluBackFused(kind) => glu_fused(*kind, value.params[1] != 0, [p(2), p(3)]),
         GradOp::OuterSum => Box::new(outer_sum),
         GradOp::SumTo => Box::new(sum_to),
+        GradOp::ExpertsSum => Box::new(expert_sums),
+        GradOp::RowsBack => Box::new(rows_back),
         GradOp::Scatter(placements) => scatter(placements.clone(), n_tokens),
-        GradOp::LinearBack | GradOp::AttentionBack | GradOp::RopeBack => return None,
+        GradOp::LinearBack | GradOp::ExpertsBack | GradOp::AttentionBack | GradOp::RopeBack => return None,
     })
 }
 

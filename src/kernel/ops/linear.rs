@@ -7,11 +7,15 @@ use crate::kernel::{self, Rows, RowsMut, Share, Weight};
 use crate::runtime::{Call, Kernel, Operand, WeightData};
 
 fn weight(info: &WeightInfo, data: &WeightData) -> Result<Weight> {
+    frozen_weight(info, data, [info.ne[0] as usize, info.ne[1] as usize])
+}
+
+/// A frozen weight whose rows, over all its outer axes, are those of `shape`.
+pub(super) fn frozen_weight(info: &WeightInfo, data: &WeightData, shape: [usize; 2]) -> Result<Weight> {
     if data.data.is_null() {
         let message = format!("{}: the weight lies on a device, where kernels of the CPU cannot read it", info.name);
         return Err(Error::new(Kind::Unsupported, message));
     }
-    let shape = [info.ne[0] as usize, info.ne[1] as usize];
     // SAFETY: the runtime keeps the weight's rows, of this type and stride, unchanged as long as the model lives, and an
     // engine, which owns every graph, holds the model.
     unsafe { Weight::new(info.ty, shape, data.row_bytes, data.data, data.to_float) }
@@ -67,7 +71,7 @@ pub fn product_back() -> Kernel {
     })
 }
 
-fn factor(operand: Operand) -> Result<Weight> {
+pub(super) fn factor(operand: Operand) -> Result<Weight> {
     let a = Matrix::of(operand)?;
     // SAFETY: a live operand of the running graph, dropped before the call ends.
     unsafe { Weight::new(quant::Type::F32, [a.len, a.n], a.stride * 4, a.data.cast_const().cast(), None) }
@@ -165,6 +169,6 @@ fn operands_at(call: &Call, i: usize) -> Result<(In, Out)> {
     Ok(((rows, x.n), (RowsMut { data: y.data, stride: y.stride, accumulate: false }, y.n)))
 }
 
-fn share(call: &Call) -> Share {
+pub(super) fn share(call: &Call) -> Share {
     Share { ith: call.ith, nth: call.nth }
 }

@@ -1,12 +1,14 @@
 //! Our kernels as ops of a ggml graph: operands in, one thread's share out.
 
 mod attention;
+mod experts;
 mod gradient;
 mod linear;
 mod rows;
 mod tabled;
 
 pub use attention::{attention, attention_back, AttentionSpec};
+pub use experts::{frozen_stack, routed, StackSource};
 pub use gradient::gradient;
 pub use linear::{frozen, frozen_product, frozen_product_back, linear, linear_back};
 pub use linear::{product, product_back, rounded, sum_of_products, TermMatrix, TermSpec};

@@ -1,4 +1,5 @@
-//! The form that multiplies BF16 numbers against the one that multiplies F32.
+//! The form that multiplies BF16 numbers against the one that multiplies F32. Rounding may choose other experts, so that mixtures
+//! cannot be compared as a whole: `kernel/experts.rs` compares their products.
 
 use super::case::Case;
 use crate::models::{dense, each};

@@ -8,7 +8,7 @@ use llama_align::adapter::{norms_and_biases, Change, Factor, Lora};
 use llama_align::autodiff::differentiate;
 use llama_align::data::{Sample, Sequence};
 use llama_align::engine::{adapt_changed, Adapted, Delta, Engine, Form, Layout, Plan, Role};
-use llama_align::ir::{Leaf, ValueId};
+use llama_align::ir::{Leaf, Op, ValueId};
 use llama_align::trace::{trace, Trace};
 use quant::Type;
 use std::collections::BTreeSet;
@@ -174,6 +174,11 @@ impl Case {
         Engine::with_all(&self.opened.model, &self.trace, moving, n_threads, form, 0.0).unwrap()
     }
 
+    /// Whether a router chooses: no backend has an op for what leads back from its experts.
+    pub(crate) fn is_moe(&self) -> bool {
+        !self.trace.program.values.iter().all(|v| v.op() != Some(&Op::MulMatId))
+    }
+
     pub(crate) fn batch(&self) -> Vec<&Sequence> {
         self.sequences.iter().collect()
     }
@@ -204,16 +209,16 @@ impl Case {
     }
 }
 
-/// Random factors on every linear weight: A as PEFT draws it, B of a size at which the delta matters.
+/// Random factors on every linear weight and every stack of experts: A as PEFT draws it, B of a size at which the delta matters.
 fn adapter(trace: &Trace) -> Delta {
     let info = |name: &str| trace.program.weights.iter().find(|w| w.name == name).unwrap();
     let factor = |weight: String| {
-        let [n_in, n_out, ..] = info(&weight).ne.map(|n| n as usize);
+        let [n_in, n_out, n_experts, _] = info(&weight).ne.map(|n| n as usize);
         let mut random = Random::of(&format!("{weight} factors"));
-        let a = random.vector(n_in * RANK, 1.0 / (n_in as f32).sqrt());
-        let b = random.vector(n_out * RANK, 0.2);
-        Factor { weight, rank: RANK, n_in, n_out, a, b, alpha: None }
+        let a = random.vector(n_in * RANK * n_experts, 1.0 / (n_in as f32).sqrt());
+        let b = random.vector(n_out * RANK * n_experts, 0.2);
+        Factor { weight, rank: RANK, n_in, n_out, n_experts, a, b, alpha: None }
     };
-    let factors = trace.linears().into_keys().map(factor).collect();
+    let factors = trace.adaptable().into_keys().map(factor).collect();
     Delta { lora: Lora { alpha: 6.0, factors }, scale: 0.75, trainable: true }
 }

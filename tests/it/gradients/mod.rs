@@ -8,7 +8,7 @@ mod differences;
 mod ops;
 mod vectors;
 
-use crate::models::{dense, each};
+use crate::models::{each, trainable};
 use crate::oracle::{self, Array, Oracle};
 use crate::tiny::{find, Tiny};
 use case::{Backward, Case};
@@ -106,13 +106,13 @@ fn engine_alone(case: &Case, n_threads: usize) {
 
 #[test]
 fn of_every_architecture() {
-    each(&dense(), Tiny::name, |tiny| holds(&Case::new(tiny, Type::F32)));
+    each(&trainable(), Tiny::name, |tiny| holds(&Case::new(tiny, Type::F32)));
 }
 
 #[test]
 fn through_quantised_weights() {
     let few = QUANTISED.into_iter().flat_map(|name| [Type::Q4_0, Type::Q4_1, Type::F16].map(|ty| (find(name), ty)));
-    let cases: Vec<_> = dense().into_iter().map(|tiny| (tiny, Type::Q8_0)).chain(few).collect();
+    let cases: Vec<_> = trainable().into_iter().map(|tiny| (tiny, Type::Q8_0)).chain(few).collect();
     each(
         &cases,
         |(tiny, ty)| format!("{} {}", tiny.name(), ty.name()),
@@ -124,7 +124,7 @@ fn through_quantised_weights() {
 
 #[test]
 fn of_every_block_by_its_inputs() {
-    each(&dense(), Tiny::name, |tiny| blocks::hold(&Case::new(tiny, Type::F32)));
+    each(&trainable(), Tiny::name, |tiny| blocks::hold(&Case::new(tiny, Type::F32)));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn of_a_pair_that_shares_its_prompt() {
             }
         }
     };
-    each(&dense(), Tiny::name, check);
+    each(&trainable(), Tiny::name, check);
 }
 
 /// Work is shared out among threads, one model after another because threads that wait keep a core busy.
@@ -219,7 +219,7 @@ fn are_the_same_bits_whether_insides_are_kept_or_not() {
         assert!(kept.2 > again.2, "nothing was kept");
     };
     let cases: Vec<_> =
-        dense().into_iter().flat_map(|t| [(t.clone(), Form::Training), (t, Form::TrainingBf16)]).collect();
+        trainable().into_iter().flat_map(|t| [(t.clone(), Form::Training), (t, Form::TrainingBf16)]).collect();
     each(&cases, |(tiny, form)| format!("{} {form:?}", tiny.name()), check);
 }
 

@@ -12,7 +12,7 @@ pub(super) const BASE: &str = "llama-tied";
 
 /// An adapter for two weights of the base, with a fingerprint.
 pub(super) fn good(base: &Image) -> Vec<u8> {
-    let linear = |name: &str, n_in, n_out| Linear { name: name.into(), n_in, n_out };
+    let linear = |name: &str, n_in, n_out| Linear::new(name, n_in, n_out);
     let linears = [linear("blk.0.attn_q.weight", 64, 64), linear("blk.1.ffn_down.weight", 96, 64)];
     let file = File::from_bytes(base.bytes.clone(), "base").unwrap();
     let lineage = Lineage {

@@ -3,6 +3,7 @@
 use super::array::{dot, indices, rows, Array};
 use super::attention::{soft_max, Attention};
 use super::evaluate::Oracle;
+use super::experts;
 use super::function::{glu, unary};
 use super::rope::rotate;
 use llama_align::ir::{Glu, Op, Value, ValueId};
@@ -34,6 +35,9 @@ pub(crate) fn compute(oracle: &Oracle, id: ValueId, op: &Op) -> Array {
         }
         Op::Concat => concat(&src(0), &src(1), value.params[0] as usize, ne),
         Op::MulMat => mul_mat(&src(0), &src(1)),
+        Op::MulMatId => experts::mul_mat_id(&src(0), &src(1), &src(2)),
+        Op::AddId => experts::add_id(&src(0), &src(1), &src(2)),
+        Op::Other(name) if name == "ARGSORT" => experts::argsort(&src(0), value.params[0] == 1),
         Op::GetRows => get_rows(&src(0), &src(1), ne),
         Op::RmsNorm => src(0).by_row(ne[0], |_, x, y| {
             let r = 1.0 / (dot(x, x) / x.len() as f64 + p(0)).sqrt();

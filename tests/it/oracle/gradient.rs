@@ -2,6 +2,7 @@
 
 use super::array::{dense, dot, indices, rows, Array};
 use super::evaluate::Oracle;
+use super::experts;
 use super::forward::{halves, operands};
 use super::function::{glu, unary};
 use super::rope::rotate;
@@ -16,6 +17,9 @@ pub(crate) fn compute(oracle: &Oracle, id: ValueId, op: &GradOp) -> Array {
     match op {
         GradOp::LinearBack => linear_back(&src(0), &src(1)),
         GradOp::OuterSum => outer_sum(&src(0), &src(1)),
+        GradOp::ExpertsBack => experts::experts_back(&src(0), &src(1), &src(2)),
+        GradOp::ExpertsSum => experts::experts_sum(&src(0), &src(1), &src(2), ne),
+        GradOp::RowsBack => experts::rows_back(&src(0), &src(1), ne),
         GradOp::UnaryBack(kind) => src(0).zip(&src(1), |x, dy| dy * unary(*kind, x, [p(1), p(2), p(3), p(4)]).1),
         GradOp::ClampBack => src(0).zip(&src(1), |x, dy| if x > p(0) && x < p(1) { dy } else { 0.0 }),
         GradOp::GluBackGate(kind) => split(*kind, value, [&src(0), &src(1), &src(2)], |_, by_gate, _| by_gate),

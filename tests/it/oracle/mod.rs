@@ -8,6 +8,7 @@ mod array;
 mod attention;
 mod difference;
 mod evaluate;
+mod experts;
 mod forward;
 mod function;
 mod gradient;

@@ -4,6 +4,7 @@
 //! The models need not have an op, or need it in one shape only; here each has operands that tell a wrong reading apart.
 
 mod attention;
+mod experts;
 
 use crate::small::{fixed, floats, Small};
 use llama_align::engine::{Form, Layout};

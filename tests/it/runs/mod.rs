@@ -1,5 +1,6 @@
 //! What runs leave behind, by the real program: records, measurements on the way, comparisons, the page.
 
+mod experts;
 mod grid;
 mod held_out;
 mod page;

@@ -1,6 +1,4 @@
 //! The golden vectors of specs `vjp`, section 14, against the oracle and against the engine's kernels.
-//!
-//! V10, the router of a mixture of experts, has no rules here yet, but for its softmax, which V7 covers.
 
 mod table;
 
@@ -240,6 +238,33 @@ fn v9_head() {
         let found: Vec<_> = through_cap.map(|(&d, z)| target.weight * f64::from(d) * (1.0 - z * z / 4.0)).collect();
         close(&found, &raw, KERNEL, "dz");
     }
+}
+
+#[test]
+fn v10_a_router_weighs_what_it_has_chosen() {
+    let v = Vectors::of("V10");
+    let mut golden = Golden::new(Layout::bare(&[0, 0]));
+    let logits = golden.input(&v.get("logits"));
+    let whole = fixed([4, 2, 1, 1]);
+    let probs = golden.node(Op::SoftMax, [4, 2, 1, 1], &[logits], floats(&[(0, 1.0)]));
+    let program = &mut golden.small.program;
+    let mut descending = [0; 16];
+    descending[0] = 1;
+    let order = program.node(Op::Other("ARGSORT".into()), Type::I32, whole, &[probs], descending);
+    let nb = program.get(order).nb;
+    let choices = program.view(order, fixed([2, 2, 1, 1]), nb, Sym::default());
+    let columns = program.reshape(probs, fixed([1, 4, 2, 1]));
+    let chosen = golden.node(Op::GetRows, [1, 2, 2, 1], &[columns, choices], [0; 16]);
+    let chosen = golden.small.program.reshape(chosen, fixed([2, 2, 1, 1]));
+    let sum = golden.node(Op::SumRows, [1, 2, 1, 1], &[chosen], [0; 16]);
+    let shares = golden.small.program.div(chosen, sum);
+    let weights = golden.small.program.scale(shares, 2.5);
+    let back = golden.pullback(weights, &v.get("dw"), &[probs, logits]);
+    let expected =
+        [(weights, v.get("weights")), (back.gradients[0], v.get("dprobs")), (back.gradients[1], v.get("dlogits"))];
+    golden.check(&expected, ROUNDED);
+    let ids = golden.small.oracle().value(choices).to_vec();
+    assert_eq!(ids, v.get("ids").values);
 }
 
 #[test]
