@@ -154,8 +154,8 @@ impl Plan<'_> {
     /// Refuses an ε that was named where it does not do for a mean of the sweep.
     fn check_sweep(&self) -> Result<()> {
         let Some(epsilon) = self.args.groups.epsilon else { return Ok(()) };
-        let inner = self.args.sweep.sweep.iter().filter(|mean| **mean > 0.0 && **mean < 1.0);
-        inner.map(|mean| Ratios::new(*mean, epsilon, self.groups.n_groups()).map(|_| ())).collect()
+        let mut inner = self.args.sweep.sweep.iter().filter(|mean| **mean > 0.0 && **mean < 1.0);
+        inner.try_for_each(|mean| Ratios::new(*mean, epsilon, self.groups.n_groups()).map(|_| ()))
     }
 
     /// The search at a mean, where there are responses.
