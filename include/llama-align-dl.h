@@ -69,6 +69,13 @@ typedef struct llama_align_api {
     llama_align_status (*adapter_sum)(const struct llama_align_adapter *const *adapters, const float *scales, size_t n_adapters, struct llama_align_adapter **out, struct llama_align_error *err);
     llama_align_status (*adapter_truncate)(const struct llama_align_adapter *adapter, const struct llama_align_limit_params *params, struct llama_align_kept *kept, struct llama_align_adapter **out, struct llama_align_error *err);
     llama_align_status (*adapter_extract)(const struct llama_align_model *model, const char *tuned_path, const struct llama_align_limit_params *params, uint64_t seed, struct llama_align_kept *kept, struct llama_align_adapter **out, struct llama_align_error *err);
+    llama_align_status (*neurons_params_init)(struct llama_align_neurons_params *params, uint32_t struct_size, struct llama_align_error *err);
+    llama_align_status (*adapter_neurons)(const struct llama_align_adapter *adapter, const struct llama_align_neurons_params *params, const char *path, struct llama_align_error *err);
+    llama_align_status (*adapter_set_mask)(struct llama_align_adapter *adapter, const char *path, struct llama_align_error *err);
+    llama_align_status (*adapter_from_rows)(const struct llama_align_model *model, const char *targets, const char *path, struct llama_align_adapter **out, struct llama_align_error *err);
+    llama_align_status (*dataset_answer_tokens)(const struct llama_align_dataset *dataset, uint64_t row, uint32_t answer, uint64_t *out, struct llama_align_error *err);
+    llama_align_status (*dataset_set_weights)(struct llama_align_dataset *dataset, uint64_t row, uint32_t answer, const float *weights, size_t n_weights, struct llama_align_error *err);
+    llama_align_status (*dataset_load_weights)(struct llama_align_dataset *dataset, const char *path, struct llama_align_error *err);
     llama_align_status (*trainer_params_init)(struct llama_align_trainer_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*trainer_new)(struct llama_align_adapter *adapter, const struct llama_align_dataset *dataset, const struct llama_align_trainer_params *params, struct llama_align_trainer **out, struct llama_align_error *err);
     llama_align_status (*trainer_resume)(struct llama_align_adapter *adapter, const struct llama_align_dataset *dataset, const struct llama_align_trainer_params *params, const char *path, uint32_t flags, struct llama_align_trainer **out, struct llama_align_error *err);
@@ -150,6 +157,13 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(adapter_sum)
     LLAMA_ALIGN_API_FIND(adapter_truncate)
     LLAMA_ALIGN_API_FIND(adapter_extract)
+    LLAMA_ALIGN_API_FIND(neurons_params_init)
+    LLAMA_ALIGN_API_FIND(adapter_neurons)
+    LLAMA_ALIGN_API_FIND(adapter_set_mask)
+    LLAMA_ALIGN_API_FIND(adapter_from_rows)
+    LLAMA_ALIGN_API_FIND(dataset_answer_tokens)
+    LLAMA_ALIGN_API_FIND(dataset_set_weights)
+    LLAMA_ALIGN_API_FIND(dataset_load_weights)
     LLAMA_ALIGN_API_FIND(trainer_params_init)
     LLAMA_ALIGN_API_FIND(trainer_new)
     LLAMA_ALIGN_API_FIND(trainer_resume)

@@ -139,6 +139,9 @@
 // Kahneman-Tversky optimisation on labelled completions (a pair becomes two).
 #define LLAMA_ALIGN_METHOD_KTO 3
 
+// Negative preference optimisation of the tokens of pairs' rejected answers; chosen ones are watched.
+#define LLAMA_ALIGN_METHOD_NPO 4
+
 // String prompts are used as they are, without the model's chat template.
 #define LLAMA_ALIGN_DATASET_PLAIN 1
 
@@ -166,6 +169,21 @@
 
 // Scale the update by alpha / sqrt(r) instead (rsLoRA), so that a large rank keeps its effect.
 #define LLAMA_ALIGN_ADAPTER_RSLORA 1
+
+// Output rows of weights are chosen.
+#define LLAMA_ALIGN_NEURONS_ROW 0
+
+// Input columns are.
+#define LLAMA_ALIGN_NEURONS_COLUMN 1
+
+// Whole tensors are.
+#define LLAMA_ALIGN_NEURONS_TENSOR 2
+
+// Single weights are. No adapter can hold them: for masks that the program trains whole weights under.
+#define LLAMA_ALIGN_NEURONS_WEIGHT 3
+
+// What moved least is chosen.
+#define LLAMA_ALIGN_NEURONS_SMALLEST 1
 
 // Nothing was done yet.
 #define LLAMA_ALIGN_PHASE_NEW 0
@@ -532,11 +550,27 @@ typedef struct llama_align_kept {
     double energy_min;
 } llama_align_kept;
 
+// How neurons are chosen. Fill it in with llama_align_neurons_params_init().
+typedef struct llama_align_neurons_params {
+    // sizeof(llama_align_neurons_params).
+    uint32_t struct_size;
+    // LLAMA_ALIGN_NEURONS_ROW, _COLUMN, _TENSOR or _WEIGHT. Default ROW.
+    uint32_t granularity;
+    // LLAMA_ALIGN_NEURONS_SMALLEST, or 0. Default 0.
+    uint32_t flags;
+    // 0.
+    uint32_t reserved;
+    // Share that is chosen of all rows (columns, tensors, weights) together, 0 to 1. Default 0.05.
+    double ratio;
+    // Share of the ranking that is passed over first; with `ratio` at most 1. Default 0.
+    double skip;
+} llama_align_neurons_params;
+
 // A run's configuration. Fill it in with llama_align_trainer_params_init().
 typedef struct llama_align_trainer_params {
     // sizeof(llama_align_trainer_params).
     uint32_t struct_size;
-    // LLAMA_ALIGN_METHOD_SFT, _DPO or _KTO; the dataset's rows must suit it. Default DPO.
+    // LLAMA_ALIGN_METHOD_SFT, _DPO, _KTO or _NPO; the dataset's rows must suit it. Default DPO.
     uint32_t method;
     // LLAMA_ALIGN_SCHEDULE_*. Default COSINE.
     uint32_t schedule;
@@ -566,7 +600,8 @@ typedef struct llama_align_trainer_params {
     uint64_t warmup_steps;
     // Passes over the data. Default 1.
     double epochs;
-    // Peak rate, up to 10; 0, the default, is the method's: 3e-4 for DPO, 2e-4 for SFT and KTO.
+    // Peak rate, up to 10; 0, the default, is the method's: 3e-4 for DPO, 2e-4 for SFT and KTO, 3e-5 for NPO; of adapters of rows
+    // 5e-6, 1e-5 for SFT, 5e-7 for NPO.
     double learning_rate;
     // Share of the steps that the rate rises over, [0, 1]. Default 0.1.
     double warmup_ratio;
@@ -602,6 +637,9 @@ typedef struct llama_align_trainer_params {
     double adam_beta2;
     // Added to the root of the second moment. Default 1e-8.
     double adam_epsilon;
+    // Share of a rejected answer's tokens that DPO sees, those of the lowest log-ratio, above 0, up to 1 (ALLO's learning: 0.1).
+    // Default 1.
+    double rejected_share;
 } llama_align_trainer_params;
 
 // How far a run is. Numbers that a method or phase does not have are NaN.
@@ -1217,6 +1255,75 @@ llama_align_status llama_align_adapter_extract(const struct llama_align_model *m
                                                struct llama_align_kept *kept,
                                                struct llama_align_adapter **out,
                                                struct llama_align_error *err);
+
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_neurons_params). Errors: ARGUMENT.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_neurons_params_init(struct llama_align_neurons_params *params,
+                                                   uint32_t struct_size,
+                                                   struct llama_align_error *err);
+
+// Writes a mask of what an adapter changes most: after a short run of DPO these are the neurons of its preferences. By one ranking
+// over all weights together, exactly the share that is asked for; of equal scores those of the earlier tensor and the lower index
+// come first. Rows and columns are ranked by the norms of their changes, tensors by means. Callback-safe. `adapter` (borrowed).
+// `params` (borrowed): NULL for the defaults. `path` (borrowed): not NULL; a file there is replaced. Errors: ARGUMENT, MISSING (the
+// directory), IO, UNSUPPORTED (a model that was attached without its file), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_neurons(const struct llama_align_adapter *adapter,
+                                               const struct llama_align_neurons_params *params,
+                                               const char *path,
+                                               struct llama_align_error *err);
+
+// Holds all of an adapter that a mask does not leave free: whatever trains it from now on, what is masked out keeps its bits.
+// Factors that have changed nothing yet are made to suit it. `adapter`: no trainer moves it. `path` (borrowed): a mask of rows, columns
+// or tensors, of llama_align_adapter_neurons() or the program; not NULL. Errors: ARGUMENT (also a mask that leaves nothing free, and
+// an adapter of rows), MISSING, IO, FORMAT, MISMATCH (another model's, or the adapter changes what is masked out), UNSUPPORTED (a mask
+// of single weights), BUSY (a trainer moves the adapter), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_set_mask(struct llama_align_adapter *adapter,
+                                                const char *path,
+                                                struct llama_align_error *err);
+
+// Makes an adapter that changes the rows of a mask, freely, and nothing else: a number for every weight of these rows, and none for
+// others. It changes nothing yet. It trains as any other (its default learning rate is 5e-6, that of whole weights), and leaves as an
+// exact LoRA whose rank is the number of rows. `model`: shared. `targets` (borrowed): as for llama_align_adapter_new(). `path`
+// (borrowed): a mask of rows or tensors; not NULL. `out` (owned): not NULL; NULL is written on failure. Errors: ARGUMENT (also a mask
+// without rows of these weights), MISSING, IO, FORMAT, MISMATCH (another model's), UNSUPPORTED (a mask of weights or columns), POISONED.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_from_rows(const struct llama_align_model *model,
+                                                 const char *targets,
+                                                 const char *path,
+                                                 struct llama_align_adapter **out,
+                                                 struct llama_align_error *err);
+
+// Number of an answer's tokens that have a loss, the end of the answer included. `row`: below llama_align_dataset_count(). `answer`:
+// 0, or 1 for the rejected one of a pair. `out` (borrowed): not NULL. Errors: ARGUMENT, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_answer_tokens(const struct llama_align_dataset *dataset,
+                                                     uint64_t row,
+                                                     uint32_t answer,
+                                                     uint64_t *out,
+                                                     struct llama_align_error *err);
+
+// Weighs the tokens of an answer in the loss of trainers that are made afterwards; tokens that nobody weighs count 1. Rows that
+// llama_align_dataset_without() leaves keep theirs. `dataset`. `row`, `answer`: as for llama_align_dataset_answer_tokens(). `weights`
+// (borrowed): not NULL; `n_weights` numbers, as many as the answer has tokens with a loss, none negative or not finite. Errors:
+// ARGUMENT, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_set_weights(struct llama_align_dataset *dataset,
+                                                   uint64_t row,
+                                                   uint32_t answer,
+                                                   const float *weights,
+                                                   size_t n_weights,
+                                                   struct llama_align_error *err);
+
+// The same for all answers, from a file of `llama-align token-weights`: JSON lines with the line of a row and a number for each token.
+// `path` (borrowed): not NULL. Errors: ARGUMENT, MISSING, IO, DATA (names file and line), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_load_weights(struct llama_align_dataset *dataset,
+                                                    const char *path,
+                                                    struct llama_align_error *err);
 
 // Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_trainer_params). Errors: ARGUMENT.
 // Since 0.1.

@@ -85,6 +85,8 @@ inline llama_align_adapter_params adapter_params() { return detail::defaults(lla
 inline llama_align_trainer_params trainer_params() { return detail::defaults(llama_align_trainer_params_init); }
 inline llama_align_limit_params limit_params() { return detail::defaults(llama_align_limit_params_init); }
 inline llama_align_merge_params merge_params() { return detail::defaults(llama_align_merge_params_init); }
+inline llama_align_neurons_params neurons_params() { return detail::defaults(llama_align_neurons_params_init); }
+
 inline llama_align_hma_params hma_params() { return detail::defaults(llama_align_hma_params_init); }
 inline llama_align_evaluate_params evaluate_params() { return detail::defaults(llama_align_evaluate_params_init); }
 inline llama_align_task_params task_params() { return detail::defaults(llama_align_task_params_init); }
@@ -300,6 +302,29 @@ public:
         return out;
     }
 
+    // Tokens of an answer that have a loss; 1 is the rejected one of a pair.
+    std::uint64_t answer_tokens(std::uint64_t row, std::uint32_t answer = 0) const {
+        std::uint64_t out = 0;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_dataset_answer_tokens(get(), row, answer, &out, err);
+        });
+        return out;
+    }
+
+    // A number for each of them, in trainers that are made afterwards.
+    void set_weights(std::uint64_t row, std::uint32_t answer, const std::vector<float> & weights) {
+        detail::check([&](llama_align_error * err) {
+            return llama_align_dataset_set_weights(get(), row, answer, weights.data(), weights.size(), err);
+        });
+    }
+
+    // Those of a file that llama-align token-weights wrote.
+    void load_weights(const std::string & path) {
+        detail::check([&](llama_align_error * err) {
+            return llama_align_dataset_load_weights(get(), path.c_str(), err);
+        });
+    }
+
     llama_align_dataset_info describe() const {
         auto out = detail::sized<llama_align_dataset_info>();
         detail::check([&](llama_align_error * err) { return llama_align_dataset_describe(get(), &out, err); });
@@ -348,6 +373,27 @@ public:
             return llama_align_adapter_from_peft(of.get(), directory.c_str(), &out, err);
         });
         return adapter(out);
+    }
+
+    // A free change of the rows of a mask.
+    static adapter from_rows(const model & of, const std::string & mask, const char * targets = nullptr) {
+        llama_align_adapter * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_from_rows(of.get(), targets, mask.c_str(), &out, err);
+        });
+        return adapter(out);
+    }
+
+    // Whatever trains it from now on moves what the mask leaves free, and nothing else.
+    void set_mask(const std::string & mask) {
+        detail::check([&](llama_align_error * err) { return llama_align_adapter_set_mask(get(), mask.c_str(), err); });
+    }
+
+    // Writes the mask of what it changes most.
+    void neurons(const std::string & mask, const llama_align_neurons_params & params = neurons_params()) const {
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_neurons(get(), &params, mask.c_str(), err);
+        });
     }
 
     // The sum of two, each times its scale, exactly.

@@ -32,6 +32,7 @@ pub mod data;
 pub mod journal;
 pub mod pairs;
 pub mod rate;
+pub mod rewriter;
 
 pub mod loss;
 pub mod optim;
@@ -45,6 +46,7 @@ pub mod train;
 pub mod hma;
 
 pub mod evaluate;
+pub mod judged;
 pub mod report;
 
 pub mod bench;

@@ -3,16 +3,18 @@
 //! size of W.
 
 use super::export::METHOD;
-use super::{Lineage, Linear};
+use super::{Lineage, Linear, RowChange};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{base_hash, File, Value, Writer, BASE_HASH};
 use quant::Type;
 use std::path::Path;
 
 /// `general.type` of a file of changes.
-const KIND: &str = "changes";
+pub(super) const KIND: &str = "changes";
 /// Behind a weight's name.
-const SUFFIX: &str = ".change";
+pub(super) const SUFFIX: &str = ".change";
+/// Behind the name of a weight of which only some rows change: which.
+pub(super) const ROWS: &str = ".rows";
 
 /// The change of one weight.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,18 +74,30 @@ pub fn import_changes(file: &File, base: &File) -> Result<Vec<Change>> {
     let change = |tensor: &crate::gguf::TensorInfo| {
         let weight = tensor.name.strip_suffix(SUFFIX).filter(|_| tensor.ty == Type::F32);
         let weight = weight.ok_or_else(|| fail(Kind::Format, format!("tensor {} is no change", tensor.name)))?;
-        if base.tensor(weight).is_none_or(|own| own.ne != tensor.ne || own.ne[2] * own.ne[3] != 1) {
-            return Err(fail(Kind::Mismatch, format!("it changes {weight}, which is no such matrix in the model")));
-        }
+        let rows = file.tensor(&format!("{weight}{ROWS}"));
+        let own = base.tensor(weight).filter(|own| own.ne[2] * own.ne[3] == 1 && own.ne[0] == tensor.ne[0]);
+        let own = own.filter(|own| rows.is_some() || own.ne == tensor.ne);
+        let own = own.ok_or_else(|| {
+            fail(Kind::Mismatch, format!("it changes {weight}, which is no such matrix in the model"))
+        })?;
         let four = |b: &[u8]| b.try_into().map_or(0.0, f32::from_le_bytes);
         let values: Vec<f32> = file.data(tensor).chunks_exact(4).map(four).collect();
         if !values.iter().all(|v| v.is_finite()) {
             return Err(fail(Kind::Numeric, format!("tensor {} is not finite", tensor.name)));
         }
         file.release(tensor);
-        Ok(Change { weight: weight.to_owned(), n_in: tensor.ne[0] as usize, n_out: tensor.ne[1] as usize, values })
+        let (weight, n_in, n_out) = (weight.to_owned(), own.ne[0] as usize, own.ne[1] as usize);
+        let Some(which) = rows else { return Ok(Change { weight, n_in, n_out, values }) };
+        let index = |b: &[u8]| b.try_into().ok().and_then(|b| usize::try_from(i32::from_le_bytes(b)).ok());
+        let indices: Option<Vec<usize>> = file.data(which).chunks_exact(4).map(index).collect();
+        let rising =
+            |rows: &Vec<usize>| rows.windows(2).all(|w| w[0] < w[1]) && rows.last().is_none_or(|&last| last < n_out);
+        let fits = |rows: &Vec<usize>| which.ty == Type::I32 && rows.len() as u64 == tensor.ne[1] && rising(rows);
+        let rows = indices.filter(fits);
+        let rows = rows.ok_or_else(|| fail(Kind::Format, format!("tensor {}: no rows of {weight}", which.name)))?;
+        Ok(RowChange { weight, n_in, n_out, rows, values }.to_change())
     };
-    file.tensors().iter().map(change).collect()
+    file.tensors().iter().filter(|tensor| !tensor.name.ends_with(ROWS)).map(change).collect()
 }
 
 /// Whether a file says that it holds changes.

@@ -7,14 +7,17 @@ use super::params::{init, read, Params, Struct};
 use super::status::{argument, llama_align_error, llama_align_status};
 use super::text::{array, text};
 use super::LLAMA_ALIGN_OK;
-use crate::adapter::{export, import, peft, resolve_targets, to_bytes, Lineage, Linear, Lora, METHOD};
-use crate::error::Result;
+use crate::adapter::{
+    export, import, one_hot, peft, resolve_targets, to_bytes, Lineage, Linear, Lora, RowChange, METHOD,
+};
+use crate::error::{Error, Kind, Result};
 use crate::gguf::{self, Value};
+use crate::mask::{hold, hold_rows, Granularity, Hold, Mask};
 use crate::trace::trace;
 use crate::train::TrainConfig;
 use std::ffi::c_char;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// LoRA factors for one model: what is trained. Lifetime: from its maker to _free; a trainer keeps it going, so it may be freed
@@ -61,6 +64,24 @@ impl Params for llama_align_adapter_params {
 pub(super) struct Factors {
     pub(super) lora: Lora,
     pub(super) method: String,
+    /// What a mask leaves free of them, if one holds the rest.
+    pub(super) held: Option<Held>,
+}
+
+/// What of an adapter may move.
+#[derive(Clone)]
+pub(super) struct Held {
+    pub(super) hold: Hold,
+    /// A fingerprint of the mask, as the program's runs have it.
+    pub(super) mask: String,
+    /// It changes rows: B says where they belong, and stays.
+    pub(super) rows: bool,
+}
+
+impl Held {
+    fn new(hold: Hold, file: &gguf::File, granularity: Granularity, rows: bool) -> Self {
+        Self { hold, mask: format!("{} {}s", gguf::base_hash(file), granularity.name()), rows }
+    }
 }
 
 /// An adapter, its model, and whether a trainer moves it.
@@ -77,8 +98,34 @@ impl Object for AdapterObject {
 
 impl AdapterObject {
     pub(super) fn new(model: Arc<ModelObject>, lora: Lora, method: &str) -> Self {
-        let factors = Mutex::new(Factors { lora, method: method.to_owned() });
+        let factors = Mutex::new(Factors { lora, method: method.to_owned(), held: None });
         Self { model, in_training: AtomicBool::new(false), factors }
+    }
+
+    /// An adapter of rows.
+    pub(super) fn of_rows(model: Arc<ModelObject>, rows: &[RowChange], file: &gguf::File, of: Granularity) -> Self {
+        let object = Self::new(model, one_hot(rows), "untrained");
+        object.factors().held = Some(Held::new(hold_rows(rows), file, of, true));
+        object
+    }
+
+    /// Holds what a mask does not leave free.
+    pub(super) fn hold(&self, file: &gguf::File) -> Result<()> {
+        let mask = Mask::from_file(file)?;
+        if let Some(base) = self.model.hash() {
+            Mask::check_base(file, base)?;
+        }
+        let mut factors = self.factors();
+        if self.in_training.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Busy, "adapter: a trainer moves it"));
+        }
+        if factors.held.as_ref().is_some_and(|held| held.rows) {
+            return Err(argument("adapter: it changes the rows of a mask already"));
+        }
+        let mut lora = factors.lora.clone();
+        let free = hold(&mask, &mut lora)?;
+        (factors.lora, factors.held) = (lora, Some(Held::new(free, file, mask.granularity(), false)));
+        Ok(())
     }
 
     fn fresh(model: Arc<ModelObject>, targets: &str, params: llama_align_adapter_params) -> Result<Self> {
@@ -108,7 +155,7 @@ impl AdapterObject {
 
     /// A copy of the factors, and where they come from.
     pub(super) fn snapshot(&self) -> (Lora, Lineage) {
-        let Factors { lora, method } = self.factors().clone();
+        let Factors { lora, method, held: _ } = self.factors().clone();
         let base_name = self.model.name();
         let (architecture, base_hash) = (self.model.model.architecture(), self.model.hash().map(str::to_owned));
         (lora, Lineage { architecture, base_name, base_hash, method })

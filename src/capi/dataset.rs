@@ -9,14 +9,14 @@ use super::text::{array, text, texts};
 use super::LLAMA_ALIGN_OK;
 use crate::data::{
     read_all, read_all_with, rows_from_json, Columns, Dataset, EncodeOptions, Example, Form, LossMask, Report, Row,
-    Rows, Text, TooLong,
+    Rows, Sample, Text, TokenWeights, TooLong,
 };
 use crate::error::{Error, Kind, Result};
 use crate::train::Method;
 use std::ffi::c_char;
 use std::mem::offset_of;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rows, tokenised for one model. Lifetime: from its maker to _free; trainers keep what they need, so it may be freed before
 /// them. Threads: any number at once.
@@ -33,6 +33,8 @@ pub const LLAMA_ALIGN_METHOD_SFT: u32 = 1;
 pub const LLAMA_ALIGN_METHOD_DPO: u32 = 2;
 /// Kahneman-Tversky optimisation on labelled completions (a pair becomes two).
 pub const LLAMA_ALIGN_METHOD_KTO: u32 = 3;
+/// Negative preference optimisation of the tokens of pairs' rejected answers; chosen ones are watched.
+pub const LLAMA_ALIGN_METHOD_NPO: u32 = 4;
 
 /// String prompts are used as they are, without the model's chat template.
 pub const LLAMA_ALIGN_DATASET_PLAIN: u32 = 1;
@@ -125,6 +127,41 @@ pub(super) struct DatasetObject {
     pub(super) data: Arc<Dataset>,
     pub(super) model: Arc<ModelObject>,
     pub(super) max_length: usize,
+    weights: Mutex<Option<TokenWeights>>,
+}
+
+impl DatasetObject {
+    fn new(data: Arc<Dataset>, model: Arc<ModelObject>, max_length: usize) -> Self {
+        Self { data, model, max_length, weights: Mutex::new(None) }
+    }
+
+    /// Weights of single tokens, if someone weighed any.
+    pub(super) fn weights(&self) -> Option<TokenWeights> {
+        self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tokens of an answer that have a loss.
+    pub(super) fn answer(&self, row: u64, answer: u32) -> Result<usize> {
+        let n = self.data.samples.len();
+        let sample = usize::try_from(row).ok().and_then(|row| self.data.samples.get(row));
+        let sample = sample.ok_or_else(|| argument(format!("row: {row} of {n} rows")))?;
+        let sequence = sample.sequences().nth(answer as usize);
+        Ok(sequence.ok_or_else(|| argument(format!("answer: row {row} has no answer {answer}")))?.n_scored())
+    }
+
+    /// Weighs an answer's tokens, which `answer` has found.
+    pub(super) fn weigh(&self, row: u64, answer: u32, weights: &[f32]) {
+        let mut all = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let ones = || TokenWeights::from_fn(&self.data, |_, _, s| vec![1.0; s.n_scored()]);
+        all.get_or_insert_with(ones).set(row as usize, answer as usize, weights);
+    }
+
+    /// Weighs all answers' tokens by a file.
+    pub(super) fn load_weights(&self, path: &Path) -> Result<()> {
+        let read = TokenWeights::read(path, &self.data)?;
+        *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+        Ok(())
+    }
 }
 
 impl Object for DatasetObject {
@@ -156,6 +193,7 @@ pub(super) fn method(number: u32) -> Result<Option<Method>> {
         LLAMA_ALIGN_METHOD_SFT => Ok(Some(Method::Sft)),
         LLAMA_ALIGN_METHOD_DPO => Ok(Some(Method::Dpo)),
         LLAMA_ALIGN_METHOD_KTO => Ok(Some(Method::Kto)),
+        LLAMA_ALIGN_METHOD_NPO => Ok(Some(Method::Npo)),
         other => Err(argument(format!("method: {other} is none of LLAMA_ALIGN_METHOD_*"))),
     }
 }
@@ -205,7 +243,7 @@ unsafe fn encode(
         Some(method) => method.rows(rows()?)?,
     };
     let data = Dataset::encode(&rows, model.as_ref(), model.template()?.as_ref(), &options.encode)?;
-    Ok(DatasetObject { data: Arc::new(data), model: object.share(), max_length: options.encode.max_length })
+    Ok(DatasetObject::new(Arc::new(data), object.share(), options.encode.max_length))
 }
 
 /// Rows from memory, numbered from 1 in place of lines.
@@ -425,7 +463,13 @@ pub unsafe extern "C" fn llama_align_dataset_without(
         // SAFETY: pointers are what the header asks for.
         let ids = unsafe { array(ids, n_ids, "ids") }?;
         let data = Arc::new(object.data.without(ids)?);
-        Ok(DatasetObject { data, model: object.model.clone(), max_length: object.max_length })
+        let left = DatasetObject::new(data, object.model.clone(), object.max_length);
+        if let Some(weights) = object.weights() {
+            let kept = |s: &Sample| left.data.samples.iter().any(|own| own.line() == s.line());
+            let rows = object.data.samples.iter().map(kept).collect::<Vec<_>>();
+            *left.weights.lock().unwrap_or_else(PoisonError::into_inner) = Some(weights.of_rows(&rows));
+        }
+        Ok(left)
     };
     // SAFETY: as above.
     unsafe { create(out, err, call) }

@@ -1,13 +1,14 @@
 //! A run behind a trainer's handle: one call at a time moves it, any thread may stop it.
 
-use super::adapter::AdapterObject;
+use super::adapter::{AdapterObject, Factors, Held};
 use super::dataset::DatasetObject;
 use super::handle::Object;
 use super::progress::{llama_align_progress, Callback};
 use super::status::llama_align_status;
 use super::trainer::llama_align_trainer;
 use super::{LLAMA_ALIGN_CANCELLED, LLAMA_ALIGN_MORE, LLAMA_ALIGN_OK};
-use crate::data::{Dataset, Sequence};
+use crate::adapter::RowChange;
+use crate::data::{Dataset, Sequence, TokenWeights};
 use crate::engine::{where_it_ran, Delta, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::log::{say, Level};
@@ -61,6 +62,9 @@ struct Run {
     engine: Engine,
     config: TrainConfig,
     data: Arc<Dataset>,
+    /// What the adapter's mask leaves free.
+    held: Option<Held>,
+    weights: Option<TokenWeights>,
     /// Made by the first step, which measures the reference.
     trainer: Option<Trainer<Arc<Dataset>>>,
     /// Steps done.
@@ -96,14 +100,22 @@ impl TrainerObject {
         let adapter = &claim.0;
         let form = config.precision.form_for(&adapter.model.model)?;
         let (trace, _) = adapter.model.checked(form, config.threads)?;
-        let lora = adapter.factors().lora.clone();
+        let Factors { lora, held, .. } = adapter.factors().clone();
+        let weights = rows.weights();
         config.lora_rank = lora.factors.iter().map(|f| f.rank).max().unwrap_or(config.lora_rank);
         config.lora_alpha = lora.alpha;
         let delta = Delta { lora, scale: 1.0, trainable: true };
         let (model, dropout) = (&adapter.model.model, config.lora_dropout);
-        let engine = Engine::with_dropout(model, &trace, vec![delta], config.threads, form, dropout)?;
+        let engine = if held.as_ref().is_some_and(|held| held.rows) {
+            let rows: Option<Vec<RowChange>> = delta.lora.factors.iter().map(RowChange::of_factor).collect();
+            let rows = rows.ok_or_else(|| Error::new(Kind::Internal, "rows have lost their places"))?;
+            Engine::with_rows(model, &trace, &rows, config.threads, form)?
+        } else {
+            Engine::with_dropout(model, &trace, vec![delta], config.threads, form, dropout)?
+        };
         let n_steps = config.n_steps(config.packs(&rows.data.samples).len());
-        let run = Run { engine, config, data: rows.data.clone(), trainer: None, done: 0, n_steps };
+        let data = rows.data.clone();
+        let run = Run { engine, config, data, held, weights, trainer: None, done: 0, n_steps };
         Ok(Self {
             run: Mutex::new(run),
             cancel: AtomicBool::new(false),
@@ -131,7 +143,7 @@ impl TrainerObject {
     fn take_up(&self, checkpoint: Checkpoint, inexact: bool) -> Result<()> {
         let mut run = self.lock()?;
         checkpoint.check(&run.config, &self.origin(&run), inexact)?;
-        let Run { engine, config, data, trainer, done, n_steps } = &mut *run;
+        let Run { engine, config, data, held, weights, trainer, done, n_steps } = &mut *run;
         checkpoint.restore(engine)?;
         self.follow(engine, config)?;
         // Before its first step a run has measured no reference, and measures it then.
@@ -140,7 +152,9 @@ impl TrainerObject {
         }
         let (step, n_tokens) = (checkpoint.state.done as u64, checkpoint.state.num_tokens as u64);
         *done = checkpoint.state.done;
-        *trainer = Some(Trainer::resume(config, data.clone(), engine, checkpoint.state)?);
+        let mut resumed = Trainer::resume(config, data.clone(), engine, checkpoint.state)?;
+        restrain(&mut resumed, engine, held.as_ref(), weights.as_ref())?;
+        *trainer = Some(resumed);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
             llama_align_progress { step, n_tokens, ..llama_align_progress::new(*n_steps) };
         Ok(())
@@ -158,7 +172,10 @@ impl TrainerObject {
     fn origin(&self, run: &Run) -> Origin {
         // A host's model whose file is not known has no fingerprint.
         let model = self.adapter.0.model.hash().unwrap_or("unknown").to_owned();
-        Origin::here(&run.config, model, &run.data, None)
+        let mut origin = Origin::here(&run.config, model, &run.data, None);
+        origin.mask = run.held.as_ref().map(|held| held.mask.clone());
+        origin.token_weights = run.weights.as_ref().map(TokenWeights::digest);
+        origin
     }
 
     /// The run, unless another call has it.
@@ -259,7 +276,7 @@ impl TrainerObject {
 
     /// Measures the reference; a status if it was stopped. Then the next call begins it anew.
     fn prepare(&self, run: &mut Run, callback: Callback, until: Option<Instant>) -> Result<Option<llama_align_status>> {
-        let Run { engine, config, data, trainer, .. } = run;
+        let Run { engine, config, data, held, weights, trainer, .. } = run;
         let mut watch = Watch { object: self, callback, begun: Instant::now(), fault: None };
         let mut policy = Stoppable { engine, object: self, until, stopped: None };
         let made = Trainer::new(config, data.clone(), &mut policy, &mut watch);
@@ -274,7 +291,9 @@ impl TrainerObject {
         if policy.stopped.is_some() {
             return Ok(policy.stopped);
         }
-        *trainer = Some(made?);
+        let mut made = made?;
+        restrain(&mut made, engine, held.as_ref(), weights.as_ref())?;
+        *trainer = Some(made);
         Ok(None)
     }
 
@@ -295,6 +314,19 @@ impl TrainerObject {
         }
         Ok(())
     }
+}
+
+/// Gives a trainer what the adapter and the rows bring along.
+fn restrain(
+    trainer: &mut Trainer<Arc<Dataset>>,
+    engine: &Engine,
+    held: Option<&Held>,
+    weights: Option<&TokenWeights>,
+) -> Result<()> {
+    if let Some(weights) = weights {
+        trainer.weigh(weights.clone());
+    }
+    held.map_or(Ok(()), |held| trainer.hold(engine, &held.hold))
 }
 
 /// Passes the reference's progress on.

@@ -14,9 +14,9 @@ use super::LLAMA_ALIGN_OK;
 use crate::error::Result;
 use crate::loss::PreferenceLoss;
 use crate::optim::{OptimizerKind, ScheduleKind};
-use crate::train::TrainConfig;
+use crate::train::{DeltaKind, TrainConfig};
 use std::ffi::{c_char, c_void};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A run: graph, optimizer and position in the data. Lifetime: from _new to _free; adapter, dataset and model may be freed
@@ -81,7 +81,7 @@ pub const LLAMA_ALIGN_LOSS_SPPO_HARD: u32 = 13;
 pub struct llama_align_trainer_params {
     /// sizeof(llama_align_trainer_params).
     pub struct_size: u32,
-    /// LLAMA_ALIGN_METHOD_SFT, _DPO or _KTO; the dataset's rows must suit it. Default DPO.
+    /// LLAMA_ALIGN_METHOD_SFT, _DPO, _KTO or _NPO; the dataset's rows must suit it. Default DPO.
     pub method: u32,
     /// LLAMA_ALIGN_SCHEDULE_*. Default COSINE.
     pub schedule: u32,
@@ -111,7 +111,8 @@ pub struct llama_align_trainer_params {
     pub warmup_steps: u64,
     /// Passes over the data. Default 1.
     pub epochs: f64,
-    /// Peak rate, up to 10; 0, the default, is the method's: 3e-4 for DPO, 2e-4 for SFT and KTO.
+    /// Peak rate, up to 10; 0, the default, is the method's: 3e-4 for DPO, 2e-4 for SFT and KTO, 3e-5 for NPO; of adapters of rows
+    /// 5e-6, 1e-5 for SFT, 5e-7 for NPO.
     pub learning_rate: f64,
     /// Share of the steps that the rate rises over, [0, 1]. Default 0.1.
     pub warmup_ratio: f64,
@@ -147,6 +148,9 @@ pub struct llama_align_trainer_params {
     pub adam_beta2: f64,
     /// Added to the root of the second moment. Default 1e-8.
     pub adam_epsilon: f64,
+    /// Share of a rejected answer's tokens that DPO sees, those of the lowest log-ratio, above 0, up to 1 (ALLO's learning: 0.1).
+    /// Default 1.
+    pub rejected_share: f64,
 }
 
 // SAFETY: numbers only; no padding, as a test compares.
@@ -193,18 +197,25 @@ impl Params for llama_align_trainer_params {
             adam_beta1: c.adam_beta1,
             adam_beta2: c.adam_beta2,
             adam_epsilon: c.adam_epsilon,
+            rejected_share: c.rejected_share,
         }
     }
 }
 
-/// The device that an adapter's model is on, if it is on one.
-fn device(adapter: &AdapterObject) -> Option<String> {
-    adapter.model.model.devices().first().map(|d| d.name.clone())
+/// The device that an adapter's model is on, if it is on one, and what moves of it.
+fn of_adapter(adapter: &AdapterObject) -> (Option<String>, DeltaKind) {
+    let has_rows = adapter.factors().held.as_ref().is_some_and(|held| held.rows);
+    let delta = if has_rows { DeltaKind::Rows } else { DeltaKind::Lora };
+    (adapter.model.model.devices().first().map(|d| d.name.clone()), delta)
 }
 
 /// The configuration that the parameters mean; rank, alpha, the longest row and devices are the adapter's, the dataset's and the
 /// model's.
-fn configuration(params: llama_align_trainer_params, max_length: usize, device: Option<String>) -> Result<TrainConfig> {
+fn configuration(
+    params: llama_align_trainer_params,
+    max_length: usize,
+    (device, delta): (Option<String>, DeltaKind),
+) -> Result<TrainConfig> {
     let llama_align_trainer_params {
         struct_size: _,
         method: number,
@@ -240,6 +251,7 @@ fn configuration(params: llama_align_trainer_params, max_length: usize, device: 
         adam_beta1,
         adam_beta2,
         adam_epsilon,
+        rejected_share,
     } = params;
     if flags & !LLAMA_ALIGN_TRAINER_PACKING != 0 {
         return Err(argument(format!("flags: {flags:#x} has a bit without a meaning")));
@@ -296,6 +308,9 @@ fn configuration(params: llama_align_trainer_params, max_length: usize, device: 
         adam_beta1,
         adam_beta2,
         adam_epsilon,
+        rejected_share,
+        delta,
+        mask: (delta == DeltaKind::Rows).then(PathBuf::new),
         ..TrainConfig::default()
     };
     config.refuse_unused(&changed(&params))?;
@@ -318,6 +333,9 @@ fn changed(params: &llama_align_trainer_params) -> Vec<&'static str> {
         ("adam_beta1", p.adam_beta1, d.adam_beta1),
         ("adam_beta2", p.adam_beta2, d.adam_beta2),
         ("adam_epsilon", p.adam_epsilon, d.adam_epsilon),
+        ("rejected_share", p.rejected_share, d.rejected_share),
+        ("lora_dropout", p.lora_dropout, d.lora_dropout),
+        ("loraplus_lr_ratio", p.loraplus_lr_ratio, d.loraplus_lr_ratio),
     ];
     let mut names: Vec<_> = constants.iter().filter(|(_, is, was)| is != was).map(|(name, ..)| *name).collect();
     if p.flags & LLAMA_ALIGN_TRAINER_PACKING != 0 {
@@ -353,7 +371,7 @@ pub unsafe extern "C" fn llama_align_trainer_new(
     let call = || {
         let (adapter, dataset) = (get::<AdapterObject>(adapter)?, get::<DatasetObject>(dataset)?);
         // SAFETY: pointers are what the header asks for.
-        let config = configuration(unsafe { read(params) }?, dataset.max_length, device(&adapter))?;
+        let config = configuration(unsafe { read(params) }?, dataset.max_length, of_adapter(&adapter))?;
         TrainerObject::new(adapter.share(), &dataset, config)
     };
     // SAFETY: as above.
@@ -382,7 +400,7 @@ pub unsafe extern "C" fn llama_align_trainer_resume(
     let call = || {
         let (adapter, dataset) = (get::<AdapterObject>(adapter)?, get::<DatasetObject>(dataset)?);
         // SAFETY: pointers are what the header asks for.
-        let config = configuration(unsafe { read(params) }?, dataset.max_length, device(&adapter))?;
+        let config = configuration(unsafe { read(params) }?, dataset.max_length, of_adapter(&adapter))?;
         // SAFETY: as above.
         let path = Path::new(unsafe { text(path, "path") }?);
         if flags & !LLAMA_ALIGN_RESUME_INEXACT != 0 {
@@ -559,17 +577,20 @@ mod tests {
         assert_eq!(wanted.len(), PreferenceLoss::ALL.len());
         for (loss, name) in wanted {
             let params = llama_align_trainer_params { loss, ..llama_align_trainer_params::defaults() };
-            assert_eq!(configuration(params, 64, None).unwrap().loss_type, name);
+            assert_eq!(configuration(params, 64, (None, DeltaKind::Lora)).unwrap().loss_type, name);
         }
         // As the program does: what is given to no use is refused.
         let unused = llama_align_trainer_params { simpo_gamma: 0.5, ..llama_align_trainer_params::defaults() };
-        assert!(configuration(unused, 64, None).unwrap_err().to_string().contains("simpo-gamma"));
+        assert!(configuration(unused, 64, (None, DeltaKind::Lora)).unwrap_err().to_string().contains("simpo-gamma"));
         let packed = llama_align_trainer_params { flags: 1, ..llama_align_trainer_params::defaults() };
-        assert!(configuration(packed, 64, None).unwrap_err().to_string().contains("packing"));
+        assert!(configuration(packed, 64, (None, DeltaKind::Lora)).unwrap_err().to_string().contains("packing"));
         let params = llama_align_trainer_params { loss: 14, ..llama_align_trainer_params::defaults() };
-        assert!(configuration(params, 64, None).unwrap_err().to_string().contains("LLAMA_ALIGN_LOSS_"));
+        assert!(configuration(params, 64, (None, DeltaKind::Lora))
+            .unwrap_err()
+            .to_string()
+            .contains("LLAMA_ALIGN_LOSS_"));
         let simpo =
             llama_align_trainer_params { loss: LLAMA_ALIGN_LOSS_SIMPO, ..llama_align_trainer_params::defaults() };
-        assert_eq!(configuration(simpo, 64, None).unwrap().beta, 2.0);
+        assert_eq!(configuration(simpo, 64, (None, DeltaKind::Lora)).unwrap().beta, 2.0);
     }
 }

@@ -5,10 +5,10 @@ use super::args_algebra::{
     TruncateArgs,
 };
 use super::Printer;
-use crate::adapter::{export, import, peft, Kept, Limit, Lineage, Lora};
+use crate::adapter::{export, import, import_changes, peft, Kept, Limit, Lineage, Lora};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{check_fits, check_output, validate_adapter, validate_model, File};
-use crate::merge::extract;
+use crate::merge::{extract, extract_changes};
 use crate::runtime::Runtime;
 use serde_json::{json, Value};
 use std::path::{Path, PathBuf};
@@ -86,15 +86,23 @@ fn truncate(args: &TruncateArgs, printer: &mut Printer) -> Result<()> {
 
 fn extracted(args: &ExtractArgs, printer: &mut Printer) -> Result<()> {
     let limit = limit(&args.limit)?;
-    check_output(&args.out.output, [args.base.as_path(), args.model.as_path()], args.out.overwrite)?;
-    let (base, tuned) = (File::open(&args.base)?, File::open(&args.model)?);
+    let to = args.model.as_deref().or(args.change.as_deref());
+    let to = to.ok_or_else(|| Error::new(Kind::Argument, "--model or --change: nothing to lead to"))?;
+    check_output(&args.out.output, [args.base.as_path(), to], args.out.overwrite)?;
+    let (base, tuned) = (File::open(&args.base)?, File::open(to)?);
     let lines = !args.limit.json;
     let mut each = |kept: &Kept| {
         if lines {
             printer.talk(&line(kept));
         }
     };
-    let found = extract(&*Runtime::linked()?, &base, &tuned, limit, args.seed, &mut each)?;
+    let found = match args.change {
+        None => extract(&*Runtime::linked()?, &base, &tuned, limit, args.seed, &mut each)?,
+        Some(_) => {
+            validate_model(&base)?;
+            extract_changes(import_changes(&tuned, &base)?, limit, args.seed, &mut each)?
+        }
+    };
     tell(&found.kept, &found.left_out, &args.limit, printer);
     write(&found.lora, &Lineage::of_base(&base, "extract")?, &args.out, printer)
 }

@@ -8,7 +8,7 @@ use super::args::TrainArgs;
 use super::interrupt::{Interrupt, INTERRUPTED};
 use super::neurons::{choose, from_file, How, Warm};
 use super::resume::Start;
-use super::token_weights::{Aligned, Choice, Tell};
+use super::token_weights::{Choice, Source, Tell};
 use super::train::{is_empty, one, overrides, Job};
 use super::{initial, mask, Printer};
 use crate::error::{Error, Kind, Result};
@@ -100,6 +100,11 @@ pub(super) fn run(args: &TrainArgs, text: &Text, printer: &mut Printer) -> Resul
 fn dry(args: &TrainArgs, plan: &Allo, printer: &mut Printer) -> Result<u8> {
     for (name, config) in STAGES.iter().zip(&plan.stages) {
         printer.data(&format!("# {name}"));
+        if config.delta == DeltaKind::Rows {
+            printer.data(&config.to_toml()?);
+            printer.data("# which rows move, and what that takes, is known after the warm-up");
+            continue;
+        }
         let start = Start::Fresh { unfinished: false };
         let job = Job { start, output: &args.output, from: None, overwrite: false, samples: 0, is_stage: true };
         one(args, config.clone(), job, printer)?;
@@ -126,7 +131,7 @@ impl Output {
         let run = RunDir::open(&self.directory(stage));
         match delta {
             DeltaKind::Lora => run.adapter(),
-            DeltaKind::Full => run.change(),
+            DeltaKind::Full | DeltaKind::Rows => run.change(),
         }
     }
 
@@ -232,12 +237,12 @@ impl Output {
         if weights.exists() {
             return Ok(());
         }
-        let aligned = match warm_up.delta {
-            DeltaKind::Lora => Aligned::Lora(&moved),
-            DeltaKind::Full => Aligned::Change(&moved),
+        let source = match warm_up.delta {
+            DeltaKind::Lora => Source::Lora(&moved),
+            DeltaKind::Full | DeltaKind::Rows => Source::Change(&moved),
         };
         let (columns, encoding) = (&warm_up.columns, warm_up.encoding());
-        let tell = Tell { model: &args.model, aligned, data: &args.data, columns, encoding, threads: warm_up.threads };
+        let tell = Tell { model: &args.model, source, data: &args.data, columns, encoding, threads: warm_up.threads };
         let choice = plan.choice.tokens_share.map_or(Choice::Below(plan.choice.tokens_below), Choice::Share);
         tell.write(choice, &weights, Some(&self.0.join(WEIGHTS_PAGE)), printer)
     }

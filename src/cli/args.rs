@@ -3,7 +3,7 @@
 use super::args_adapter::AdapterArgs;
 use super::args_algebra::AdapterCommand;
 use super::args_allo::AlloArgs;
-use super::args_data::{Adapters, DataCommand, PairsArgs, RateArgs, Sampling};
+use super::args_data::{Adapters, DataCommand, PairsArgs, RateArgs, SampleArgs, Sampling};
 use super::args_devices::{spelled_out, Devices};
 use super::args_held_out::HeldOutArgs;
 use super::args_loss::LossArgs;
@@ -45,6 +45,9 @@ pub(super) enum Command {
     Data(DataCommand),
     /// Make pairs of a style that one can describe: answers with and without an instruction
     Pairs(PairsArgs),
+    /// Make pairs of a model's own answers to questions whose answers are known: right against wrong (at temperature 0.7 unless
+    /// --temp says another)
+    Sample(SampleArgs),
     /// Make pairs by saying which of two answers is better
     Rate(RateArgs),
     /// Make one model of several, or fold adapters into a model

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub(super) struct AdapterArgs {
-    /// What moves: lora (factors beside the weights) or full (the weights themselves, in F32) [default: lora]
+    /// What moves: lora (factors beside the weights), rows (output rows of weights, those of --mask, in F32) or full (the weights
+    /// themselves, in F32) [default: lora]
     #[arg(long)]
     delta: Option<String>,
     /// Rank r of the factors [default: 16]
@@ -39,7 +40,7 @@ pub(super) struct AdapterArgs {
     /// Go on training this adapter: rank, alpha and weights are its own, and the reference is the model with it
     #[arg(long, conflicts_with_all = ["lora_rank", "lora_alpha", "lora_targets", "layers_to_transform", "use_rslora"])]
     pub(super) lora: Option<PathBuf>,
-    /// Go on training these changes of whole weights (--delta full); the reference is the model with them
+    /// Go on training these changes (--delta full, rows); the reference is the model with them
     #[arg(long, conflicts_with = "lora")]
     pub(super) change: Option<PathBuf>,
     /// Move only what this mask leaves free, as `neurons` makes them; the rest of the model keeps its bits

@@ -78,8 +78,11 @@ pub(super) struct TruncateArgs {
 #[derive(Debug, Args)]
 pub(super) struct ExtractArgs {
     /// Model that the adapter shall lead to
-    #[arg(short = 'm', long)]
-    pub(super) model: PathBuf,
+    #[arg(short = 'm', long, required_unless_present = "change")]
+    pub(super) model: Option<PathBuf>,
+    /// Instead: changes of weights or rows, as `train --delta full|rows` leaves them
+    #[arg(long, conflicts_with = "model")]
+    pub(super) change: Option<PathBuf>,
     /// Model that the adapter is for
     #[arg(long)]
     pub(super) base: PathBuf,

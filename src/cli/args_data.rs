@@ -110,6 +110,48 @@ pub(super) struct PairsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct SampleArgs {
+    /// Model in GGUF
+    #[arg(short = 'm', long)]
+    pub(super) model: PathBuf,
+    /// Questions with their answers: rows with `question` and `answer`, as GSM8K's
+    #[arg(short = 'd', long = "data", alias = "prompts")]
+    pub(super) data: PathBuf,
+    /// File of pairs to make, one JSON object per line: right answers against wrong ones
+    #[arg(short = 'o', long)]
+    pub(super) output: PathBuf,
+    /// File to make of all wrong answers, each beside a right one: what `train --method npo` forgets
+    #[arg(long)]
+    pub(super) forget: Option<PathBuf>,
+    /// Answers per question
+    #[arg(long, default_value_t = 10)]
+    pub(super) samples: usize,
+    /// Pairs of a question at most, drawn by the seed
+    #[arg(long, default_value_t = 5)]
+    pub(super) pairs_per_question: usize,
+    /// Questions at most, the first ones; 0 takes all
+    #[arg(long, default_value_t = 0)]
+    pub(super) limit: usize,
+    /// A line behind every question, such as "Let's think step by step."
+    #[arg(long)]
+    pub(super) append: Option<String>,
+    /// Sequences that are decoded together
+    #[arg(long, default_value_t = 10)]
+    pub(super) parallel: usize,
+    /// Replace existing files, and begin unfinished work anew
+    #[arg(long)]
+    pub(super) overwrite: bool,
+    #[command(flatten)]
+    pub(super) adapters: Adapters,
+    #[command(flatten)]
+    pub(super) sampling: Sampling,
+    #[command(flatten)]
+    pub(super) devices: Devices,
+    #[command(flatten)]
+    pub(super) threads: Threads,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct RateArgs {
     /// Rows with two answers each (prompt, chosen, rejected, in whatever order), or prompts for --model to answer twice
     pub(super) file: PathBuf,

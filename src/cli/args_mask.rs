@@ -121,30 +121,47 @@ pub(super) struct MaskOutput {
 
 #[derive(Debug, Args)]
 pub(super) struct TokenWeightsArgs {
-    /// Model in GGUF: the base of the log-ratios
-    #[arg(short = 'm', long)]
-    pub(super) model: PathBuf,
+    /// Model in GGUF: the base of the log-ratios, or of a rewriter's adapter
+    #[arg(short = 'm', long, required_unless_present = "rewriter_data")]
+    pub(super) model: Option<PathBuf>,
     /// Adapter of a run of DPO: with it the model is the aligned one
-    #[arg(long, required_unless_present_any = ["change", "after"], conflicts_with_all = ["change", "after"])]
+    #[arg(long, required_unless_present_any = ["change", "after", "rewriter", "rewriter_data"])]
     pub(super) lora: Option<PathBuf>,
-    /// Changes of whole weights that such a run left (`train --delta full`)
-    #[arg(long, conflicts_with = "after")]
+    /// Changes of whole weights, or rows, that such a run left (`train --delta full`)
+    #[arg(long, conflicts_with = "lora")]
     pub(super) change: Option<PathBuf>,
     /// The aligned model itself, of the same vocabulary
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["lora", "change"])]
     pub(super) after: Option<PathBuf>,
+    /// Instead of log-ratios: a rewriter, as an adapter of the model or as a model of its vocabulary; tokens that it would rather
+    /// not copy are at fault
+    #[arg(long, conflicts_with_all = ["lora", "change", "after"])]
+    pub(super) rewriter: Option<PathBuf>,
+    /// Write rows to teach a rewriter by (`train --method sft`), and nothing else
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "lora", "change", "after", "rewriter", "output", "below", "share", "html"])]
+    pub(super) rewriter_data: Option<PathBuf>,
+    /// Mended answers for these rows: JSON lines, {"line": 3, "rewrite": "…"}; without one the chosen answer stands in
+    #[arg(long, value_name = "FILE", requires = "rewriter_data")]
+    pub(super) rewrites: Option<PathBuf>,
+    /// Seed of which right answers are copied in these rows [default: 0]
+    #[arg(short = 's', long, requires = "rewriter_data")]
+    pub(super) seed: Option<u64>,
     /// Pairs
     #[arg(short = 'd', long = "data")]
     pub(super) data: PathBuf,
     /// Weights to make, JSON lines
-    #[arg(short = 'o', long)]
-    pub(super) output: PathBuf,
-    /// Rejected tokens whose log-ratio is below get weight 1, the others 0
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    pub(super) below: f64,
+    #[arg(short = 'o', long, required_unless_present = "rewriter_data")]
+    pub(super) output: Option<PathBuf>,
+    /// Rejected tokens whose log-ratio, or probability of being copied, is below get weight 1, the others 0 [default: 0, or 0.5
+    /// with --rewriter]
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) below: Option<f64>,
     /// Instead: the share of every rejected answer's tokens whose log-ratio is lowest
-    #[arg(long, conflicts_with = "below")]
+    #[arg(long, conflicts_with_all = ["below", "rewriter"])]
     pub(super) share: Option<f64>,
+    /// Instead, with --rewriter: released (the probability itself, as in the authors' code) or rlmec
+    #[arg(long, conflicts_with = "below", requires = "rewriter")]
+    pub(super) weigh: Option<String>,
     /// File for a page with the answers coloured
     #[arg(long)]
     pub(super) html: Option<PathBuf>,

@@ -43,6 +43,7 @@ mod plan;
 mod rate;
 mod resume;
 mod runs;
+mod sample;
 mod samples;
 mod sampling;
 mod serving;
@@ -88,6 +89,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Generate(args) => generate::run(&args, &mut printer),
         Command::Data(DataCommand::Check(args)) => data::run(&args, &mut printer),
         Command::Pairs(args) => pairs::run(&args, &mut printer),
+        Command::Sample(args) => sample::run(&args, &mut printer),
         Command::Rate(args) => rate::run(&args, &mut printer),
         Command::Merge(args) => merge::run(&args, &mut printer),
         Command::Neurons(args) => neurons::run(&args, &mut printer),

@@ -1,14 +1,14 @@
-//! What a run moves: factors, or whole weights; how it is held by a mask, run, and written.
+//! What a run moves: factors, rows, or whole weights; how it is held by a mask, run, and written.
 
 use super::initial;
 use crate::adapter::{
-    export, export_changes, import_changes, in_layers, is_changes, norms_and_biases, resolve_targets, Change, Lineage,
-    Linear, Lora,
+    export, export_changes, export_rows, import_changes, in_layers, is_changes, norms_and_biases, resolve_targets,
+    Change, Lineage, Linear, Lora, RowChange,
 };
 use crate::engine::{Delta, Engine, Form};
 use crate::error::{Context, Error, Kind, Result};
 use crate::gguf::{base_hash, File};
-use crate::mask::{hold, hold_changes, Hold, Mask};
+use crate::mask::{hold, hold_changes, hold_rows, rows_of, Hold, Mask};
 use crate::runtime::Model;
 use crate::trace::Trace;
 use crate::train::{DeltaKind, Outcome, RunDir, TrainConfig};
@@ -18,6 +18,7 @@ use std::sync::Arc;
 /// What moves, as it is before the first step.
 pub(super) enum Moving {
     Factors(Lora),
+    Rows(Vec<RowChange>),
     Weights(Vec<Change>),
 }
 
@@ -38,14 +39,13 @@ impl Moving {
                 let (lora, hash) = initial::from_file(path, file)?;
                 (Self::Factors(lora), Some(hash))
             }
+            (DeltaKind::Rows, from) => {
+                let mut rows = rows(config, &targets(config, trace)?)?;
+                let hash = from.map(|path| go_on_with_rows(&mut rows, path, file)).transpose()?;
+                (Self::Rows(rows), hash)
+            }
             (DeltaKind::Full, from) => {
-                let linears = in_layers(&config.layers_to_transform, Linear::all(trace))?;
-                let targets = resolve_targets(&config.lora_targets, &linears)?;
-                if let Some(stack) = targets.iter().find(|t| t.n_experts != 1) {
-                    let message = format!("lora-targets: --delta full does not move experts ({})", stack.name);
-                    return Err(Error::new(Kind::Unsupported, message));
-                }
-                let mut changes: Vec<Change> = targets.iter().map(Change::zero).collect();
+                let mut changes: Vec<Change> = targets(config, trace)?.iter().map(Change::zero).collect();
                 let hash = from.map(|path| go_on(&mut changes, path, file)).transpose()?;
                 (Self::Weights(changes), hash)
             }
@@ -56,6 +56,7 @@ impl Moving {
     pub(super) fn n_numbers(&self) -> u64 {
         match self {
             Self::Factors(lora) => lora.factors.iter().map(|f| (f.a.len() + f.b.len()) as u64).sum(),
+            Self::Rows(changes) => changes.iter().map(|c| c.values.len() as u64).sum(),
             Self::Weights(changes) => changes.iter().map(|c| c.values.len() as u64).sum(),
         }
     }
@@ -67,6 +68,7 @@ impl Moving {
         Mask::check_base(&file, &base_hash(base))?;
         let hold = match self {
             Self::Factors(lora) => hold(&mask, lora),
+            Self::Rows(changes) => Ok(hold_rows(changes)),
             Self::Weights(changes) => hold_changes(&mask, changes),
         };
         let hold = hold.during(|| path.display().to_string())?;
@@ -83,6 +85,8 @@ impl Moving {
         vectors: Vec<Change>,
     ) -> Result<Engine> {
         let (deltas, changes) = match self {
+            // A mask names them, and norms and biases move under none.
+            Self::Rows(changes) => return Engine::with_rows(model, trace, &changes, config.threads, form),
             Self::Factors(lora) => (vec![Delta { lora, scale: 1.0, trainable: true }], vectors),
             Self::Weights(changes) => (Vec::new(), [changes, vectors].concat()),
         };
@@ -106,6 +110,10 @@ pub(super) fn describe(moving: &Moving, vectors: &[Change], config: &TrainConfig
         Moving::Factors(lora) => {
             format!("{} weights adapted with r = {}{beside}", lora.factors.len(), config.lora_rank)
         }
+        Moving::Rows(changes) => {
+            let n: usize = changes.iter().map(|c| c.rows.len()).sum();
+            format!("{n} rows of {} weights trained", changes.iter().filter(|c| !c.rows.is_empty()).count())
+        }
         Moving::Weights(changes) => format!("{} weights trained whole{beside}", changes.len()),
     }
 }
@@ -127,12 +135,45 @@ fn fits(delta: DeltaKind, path: &Path) -> Result<()> {
                 format!("change: {} holds changes of whole weights, which --delta full moves", path.display());
             Err(Error::new(Kind::Argument, message))
         }
-        DeltaKind::Full if !is_change => {
-            let message = "lora: --delta full moves no factors; fold the adapter into the model first";
+        DeltaKind::Full | DeltaKind::Rows if !is_change => {
+            let delta = delta.name();
+            let message = format!("lora: --delta {delta} moves no factors; fold the adapter into the model first");
             Err(Error::new(Kind::Argument, message))
         }
         _ => Ok(()),
     }
+}
+
+/// The weights that the configuration means.
+fn targets(config: &TrainConfig, trace: &Trace) -> Result<Vec<Linear>> {
+    let linears = in_layers(&config.layers_to_transform, Linear::all(trace))?;
+    let targets = resolve_targets(&config.lora_targets, &linears)?;
+    match targets.iter().find(|t| t.n_experts != 1) {
+        None => Ok(targets),
+        Some(stack) => {
+            let what = format!("lora-targets: --delta {} does not move experts ({})", config.delta.name(), stack.name);
+            Err(Error::new(Kind::Unsupported, what))
+        }
+    }
+}
+
+/// The rows of a configuration's mask, unchanged.
+fn rows(config: &TrainConfig, targets: &[Linear]) -> Result<Vec<RowChange>> {
+    let path = config.mask.as_deref().ok_or_else(|| Error::new(Kind::Argument, "delta: rows without a mask"))?;
+    rows_of(&Mask::read(path)?, targets).during(|| path.display().to_string())
+}
+
+/// As [`go_on`], with rows.
+fn go_on_with_rows(changes: &mut [RowChange], path: &Path, base: &File) -> Result<String> {
+    let file = File::open(path)?;
+    for found in import_changes(&file, base)? {
+        let taken = match changes.iter_mut().find(|own| own.weight == found.weight) {
+            Some(own) => own.take(&found),
+            None => Err(Error::new(Kind::Mismatch, format!("{} is changed already and may not move", found.weight))),
+        };
+        taken.during(|| path.display().to_string())?;
+    }
+    Ok(base_hash(&file))
 }
 
 /// Puts a file's changes into those that are trained; returns its fingerprint.
@@ -169,6 +210,16 @@ pub(super) fn write(
     let best = outcome.and_then(|o| o.result.adapter.clone());
     let now = || engine.deltas().into_iter().find(|delta| delta.trainable).map(|delta| delta.lora);
     let trained = best.or_else(now).ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?;
+    if config.delta == DeltaKind::Rows {
+        let rows: Option<Vec<RowChange>> = trained.factors.iter().map(RowChange::of_factor).collect();
+        let rows = rows.ok_or_else(|| Error::new(Kind::Internal, "rows have lost their places"))?;
+        export_rows(&rows, lineage, &run_dir.change())?;
+        // Exact as an adapter as well, which is of use while it is smaller than what it changes.
+        if rows.iter().all(RowChange::fits_factors) {
+            export(&trained, lineage, &run_dir.adapter())?;
+        }
+        return Ok(Written { result: run_dir.change(), beside: None });
+    }
     export(&trained, lineage, &run_dir.adapter())?;
     Ok(Written { result: run_dir.adapter(), beside })
 }

@@ -3,7 +3,7 @@
 use super::args_mask::NeuronsArgs;
 use super::moving::Moving;
 use super::{dataset, mask, open_model, Printer};
-use crate::adapter::{import, import_changes, Change};
+use crate::adapter::{import, import_changes, one_hot, Change, Lora};
 use crate::check::checked_trace;
 use crate::data::Dataset;
 use crate::engine::Engine;
@@ -64,16 +64,19 @@ impl Default for How {
 
 /// The mask of what moved.
 pub(super) fn choose(moved: &Moving, how: &How, mut provenance: BTreeMap<&'static str, String>) -> Result<Mask> {
-    let shapes = match moved {
-        Moving::Factors(lora) => lora.shapes(),
-        Moving::Weights(_) => Vec::new(),
+    let lora = match moved {
+        Moving::Factors(lora) => Some(lora.clone()),
+        Moving::Rows(rows) => Some(one_hot(rows)),
+        Moving::Weights(_) => None,
     };
-    let of_weights: Box<dyn Scores + '_> = match moved {
-        Moving::Factors(lora) => Box::new(LowRank::new(lora, &shapes)),
-        Moving::Weights(changes) => Box::new(Moved::new(changes)),
+    let shapes = lora.as_ref().map(Lora::shapes).unwrap_or_default();
+    let of_weights: Box<dyn Scores + '_> = match (&lora, moved) {
+        (Some(lora), _) => Box::new(LowRank::new(lora, &shapes)),
+        (None, Moving::Weights(changes)) => Box::new(Moved::new(changes)),
+        (None, _) => return Err(Error::new(Kind::Internal, "nothing has moved")),
     };
     let granularity = how.granularity.unwrap_or(match moved {
-        Moving::Factors(_) => Granularity::Row,
+        Moving::Factors(_) | Moving::Rows(_) => Granularity::Row,
         Moving::Weights(_) => Granularity::Weight,
     });
     let pooled = (granularity != Granularity::Weight).then(|| pool(&*of_weights, granularity)).transpose()?;
@@ -147,6 +150,10 @@ pub(super) fn from_file(model: &Path, path: &Path, whole: bool) -> Result<Warm> 
 /// Plain DPO on the pairs, or its gradients where it stands.
 fn warm_up(args: &NeuronsArgs, score: Score, data: &Path, printer: &mut Printer) -> Result<Warm> {
     let mut config = configuration(args)?;
+    if config.delta == DeltaKind::Rows {
+        let message = "--delta: rows move when they have been found; lora or full finds them";
+        return Err(Error::new(Kind::Argument, message));
+    }
     if score != Score::Change && config.delta == DeltaKind::Lora {
         let message = format!("--score {}: gradients of weights are formed with --delta full", args.score);
         return Err(Error::new(Kind::Argument, message));
@@ -174,7 +181,7 @@ fn warm_up(args: &NeuronsArgs, score: Score, data: &Path, printer: &mut Printer)
 fn moved(engine: &Engine, delta: DeltaKind) -> Result<Moving> {
     match delta {
         DeltaKind::Full => Ok(Moving::Weights(engine.changes())),
-        DeltaKind::Lora => {
+        DeltaKind::Rows | DeltaKind::Lora => {
             let lora = engine.adapter().ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?;
             Ok(Moving::Factors(lora))
         }

@@ -183,6 +183,9 @@ pub(super) fn one(args: &TrainArgs, mut config: TrainConfig, job: Job<'_>, print
     drop(engine);
     let answers = match (config.delta, &written.beside) {
         (DeltaKind::Lora, None) => samples(&model, &written.result, &prompts, config.threads)?,
+        (DeltaKind::Rows, _) if run_dir.adapter().exists() => {
+            samples(&model, &run_dir.adapter(), &prompts, config.threads)?
+        }
         // The changed model is a file that is still to be made.
         _ => Vec::new(),
     };
@@ -334,7 +337,7 @@ pub(super) fn compare(printer: &mut Printer, before: &EvalReport, after: &EvalRe
 }
 
 pub(super) fn serve(printer: &mut Printer, model: &Path, run_dir: &RunDir, delta: DeltaKind, beside: bool) {
-    if delta == DeltaKind::Full {
+    if delta != DeltaKind::Lora {
         let (model, change) = (model.display(), run_dir.change());
         printer.data(&format!("change:  {}", change.display()));
         printer.data(&format!("metrics: {}", run_dir.metrics().display()));
@@ -342,6 +345,15 @@ pub(super) fn serve(printer: &mut Printer, model: &Path, run_dir: &RunDir, delta
             "model:   llama-align merge -m {model} --change {} --outtype auto -o tuned.gguf",
             change.display()
         ));
+        let adapter = run_dir.adapter();
+        if delta == DeltaKind::Rows {
+            let adapter =
+                adapter.exists().then(|| format!("serve:   llama-server -m {model} --lora {}", adapter.display()));
+            let change = change.display();
+            printer.data(&adapter.unwrap_or_else(|| {
+                format!("adapter: too many rows for an exact one; llama-align adapter extract --base {model} --change {change} --rank 64 -o adapter.gguf")
+            }));
+        }
         return;
     }
     let (model, adapter) = (model.display(), run_dir.adapter());

@@ -84,6 +84,20 @@ impl TokenWeights {
         self.rows.get(row)?.get(k).map(Vec::as_slice)
     }
 
+    /// Those of row `row`'s sequence `k` become these; a place that is none stays none.
+    pub fn set(&mut self, row: usize, k: usize, weights: &[f32]) {
+        if let Some(own) = self.rows.get_mut(row).and_then(|row| row.get_mut(k)) {
+            *own = weights.to_vec();
+        }
+    }
+
+    /// Those of the rows that are kept.
+    #[must_use]
+    pub fn of_rows(&self, kept: &[bool]) -> Self {
+        let rows = self.rows.iter().zip(kept).filter(|(_, kept)| **kept).map(|(row, _)| row.clone());
+        Self { rows: rows.collect() }
+    }
+
     /// A fingerprint.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();

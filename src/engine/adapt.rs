@@ -76,6 +76,8 @@ pub(super) enum Moving {
     Dropping,
     /// A number for every factor, which multiplies its update; it is trained in a block.
     Ratios,
+    /// A's rows alone: B says where they belong.
+    Rows,
 }
 
 /// The same, where every weight of `changes` also becomes W + D, and D moves.
@@ -170,7 +172,12 @@ fn factor_leaves(
             let (by_ratio, in_block) = (moving == Moving::Ratios, layer_of(&factor.weight).is_some());
             let moves = delta.trainable && !by_ratio;
             let a = leaf("lora_a", [factor.n_in, factor.rank, factor.n_experts], moves, Role::A(d, f));
-            let b = leaf("lora_b", [factor.rank, factor.n_out, factor.n_experts], moves, Role::B(d, f));
+            let b = leaf(
+                "lora_b",
+                [factor.rank, factor.n_out, factor.n_experts],
+                moves && moving != Moving::Rows,
+                Role::B(d, f),
+            );
             let ratio = by_ratio.then(|| leaf("ratio", [1, 1, 1], in_block, Role::Ratio));
             let scale = match factor.alpha.unwrap_or(delta.lora.alpha) {
                 0.0 => delta.scale,

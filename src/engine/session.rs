@@ -8,7 +8,7 @@ use super::layout::Layout;
 use super::lower::{Form, Lowering, Scope};
 use super::plan::Plan;
 use super::profile::Profile;
-use crate::adapter::Change;
+use crate::adapter::{one_hot, Change, RowChange};
 use crate::data::Sequence;
 use crate::error::{Error, Kind, Result};
 use crate::ir::{Leaf, Op, ValueId};
@@ -110,6 +110,19 @@ impl Engine {
     ) -> Result<Self> {
         let how = if dropout > 0.0 { Moving::Dropping } else { Moving::Factors };
         Self::make(model, trace, moving, n_threads, form, (how, dropout))
+    }
+
+    /// Prepares a session in which some rows of weights move. A row's change is a row of A, and B, which stays, puts its products
+    /// where they belong: only rows that move have parameters, and gradients are formed of no others.
+    pub fn with_rows(
+        model: &Arc<Model>,
+        trace: &Arc<Trace>,
+        rows: &[RowChange],
+        n_threads: usize,
+        form: Form,
+    ) -> Result<Self> {
+        let delta = Delta { lora: one_hot(rows), scale: 1.0, trainable: true };
+        Self::make(model, trace, (vec![delta], Vec::new()), n_threads, form, (Moving::Rows, 0.0))
     }
 
     /// Prepares a session in which what moves is not the deltas' factors but a number for each of them, which multiplies its

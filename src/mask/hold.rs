@@ -4,7 +4,7 @@
 //! whatever A does; a row mask therefore holds rows of B, and a column mask columns of A. A single weight cannot be held so.
 
 use super::{Bits, Granularity, Mask};
-use crate::adapter::{Change, Factor, Lora};
+use crate::adapter::{Change, Factor, Lora, RowChange};
 use crate::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
 
@@ -45,6 +45,12 @@ pub fn hold(mask: &Mask, lora: &mut Lora) -> Result<Hold> {
         return Err(Error::new(Kind::Argument, "mask: it leaves nothing free of the weights that are adapted"));
     }
     Ok(hold)
+}
+
+/// Changes of rows are free: what a mask holds is none of them.
+pub fn hold_rows(changes: &[RowChange]) -> Hold {
+    let moving = changes.iter().filter(|c| !c.rows.is_empty());
+    Hold(moving.map(|c| (format!("{}.lora_a", c.weight), Bits::all(c.values.len()))).collect())
 }
 
 /// What a mask leaves free of changes that are none yet.

@@ -1,7 +1,7 @@
 //! The way back from folding: what two models differ in, as an adapter of the first.
 
 use super::compat::{compare, match_tensors, Blocks, Matched};
-use crate::adapter::{Factor, Kept, Limit, Lora, LowRank};
+use crate::adapter::{Change, Factor, Kept, Limit, Lora, LowRank};
 use crate::error::{Context, Error, Kind, Result};
 use crate::gguf::{validate_model, File};
 use crate::runtime::Runtime;
@@ -69,6 +69,40 @@ pub fn extract(
     Ok(Extraction { lora: Lora::plain(factors), kept, left_out })
 }
 
+/// The same from changes of weights that were trained as such: nothing has to be decoded.
+pub fn extract_changes(
+    changes: Vec<Change>,
+    limit: Limit,
+    seed: u64,
+    each: &mut dyn FnMut(&Kept),
+) -> Result<Extraction> {
+    limit.validate()?;
+    let (mut factors, mut kept) = (Vec::new(), Vec::new());
+    for Change { weight, n_in, values, .. } in changes {
+        let found = || {
+            let norm = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+            LowRank::of_matrix(values, n_in, limit.rank, &mut stream(seed, &weight))?.factor(&weight, limit, norm)
+        };
+        let (factor, share) = found().during(|| format!("tensor {weight}"))?;
+        each(&share);
+        factors.push(factor);
+        kept.push(share);
+    }
+    if factors.is_empty() {
+        return Err(Error::new(Kind::Mismatch, "no weight changes"));
+    }
+    Ok(Extraction { lora: Lora::plain(factors), kept, left_out: Vec::new() })
+}
+
+/// What a weight's projection is drawn from.
+fn stream(seed: u64, weight: &str) -> ChaCha8Rng {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.update(b"extract");
+    hasher.update(weight.as_bytes());
+    ChaCha8Rng::from_seed(*hasher.finalize().as_bytes())
+}
+
 enum Found {
     Same,
     NotLinear(f64),
@@ -99,12 +133,7 @@ fn reduce(matched: &Matched, change: Vec<f32>, [norm, size]: [f64; 2], limit: Li
     if !is_linear(&matched.name, ne) {
         return Ok(Found::NotLinear(norm / size.max(f64::MIN_POSITIVE)));
     }
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.update(b"extract");
-    hasher.update(matched.name.as_bytes());
-    let mut rng = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
-    let low = LowRank::of_matrix(change, ne[0] as usize, limit.rank, &mut rng)?;
+    let low = LowRank::of_matrix(change, ne[0] as usize, limit.rank, &mut stream(seed, &matched.name))?;
     let (factor, kept) = low.factor(&matched.name, limit, norm)?;
     Ok(Found::Linear(factor, kept))
 }

@@ -250,7 +250,7 @@ fn serving(html: &mut String, view: &RunView) {
     let Some(record) = &view.record else { return };
     let hash = escape(record.base.hash.get(..16).unwrap_or(&record.base.hash));
     let (note, commands) = match (text(view, "delta"), &record.change) {
-        ("full", _) => (
+        ("full" | "rows", _) => (
             " The weights themselves were trained: they become a model first.",
             "llama-align merge -m MODEL.gguf --change change.gguf --outtype auto -o tuned.gguf\n\
              llama-server -m tuned.gguf",

@@ -18,6 +18,7 @@ use super::resolve::bad;
 use crate::error::{Error, Kind, Result};
 use crate::mask::Granularity;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use toml::{Table, Value};
 
 /// The name of the method.
@@ -269,12 +270,19 @@ impl Parts<'_> {
             let key = if config.train_norms { "train_norms" } else { "train_biases" };
             return Err(bad(key, "method allo moves what its masks choose, and they choose of matrices"));
         }
-        config.resolve()
+        // The rows that move are not known yet; who runs the stage names them.
+        let later = Some(PathBuf::new()).filter(|_| delta == DeltaKind::Rows);
+        config.mask.clone_from(&later);
+        config.resolve().map(|config| TrainConfig { mask: None, ..config })
     }
 
     /// What moves in a stage.
-    fn delta_of(&self, _stage: usize) -> DeltaKind {
-        self.delta
+    fn delta_of(&self, stage: usize) -> DeltaKind {
+        match self.delta {
+            // Which rows move is known when the warm-up has been made, by factors that are as small.
+            DeltaKind::Rows if stage == 0 => DeltaKind::Lora,
+            delta => delta,
+        }
     }
 }
 

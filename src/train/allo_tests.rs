@@ -63,7 +63,6 @@ fn what_the_stages_decide_and_what_means_nothing_is_refused() {
         ("[allo.learning]\nmask = \"m.gguf\"", "mask"),
         ("[allo.forgetting]\nmethod = \"dpo\"", "method"),
         ("token_weights = \"w.jsonl\"", "token-weights"),
-        ("[allo]\nmask_ratio = 0", "mask_ratio"),
         ("[allo]\nmask_ratio = 0.0", "mask-ratio"),
         ("[allo]\nmask_ratio = 0.1\nforget_ratio = 0.2", "forget-ratio"),
         ("[allo]\ntokens_share = 1.5", "tokens-share"),

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 pub struct TrainConfig {
     /// sft, dpo or kto.
     pub method: Method,
-    /// lora or full: factors beside the weights, or the weights themselves.
+    /// lora, rows or full: factors beside the weights, the rows that a mask names, or the weights themselves.
     pub delta: DeltaKind,
     /// Rank r.
     pub lora_rank: usize,

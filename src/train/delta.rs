@@ -1,4 +1,4 @@
-//! What moves: factors beside the weights, or the weights themselves.
+//! What moves: factors beside the weights, some of their rows, or the weights themselves.
 
 use super::resolve::bad;
 use crate::error::Result;
@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize};
 pub enum DeltaKind {
     /// LoRA factors.
     Lora,
+    /// A free change of the rows that a mask names, in F32.
+    Rows,
     /// A free change of every weight, in F32.
     Full,
 }
 
 impl DeltaKind {
     /// All of them with their names in flags and files.
-    pub const ALL: [(Self, &'static str); 2] = [(Self::Lora, "lora"), (Self::Full, "full")];
+    pub const ALL: [(Self, &'static str); 3] = [(Self::Lora, "lora"), (Self::Rows, "rows"), (Self::Full, "full")];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -26,6 +28,6 @@ impl DeltaKind {
     /// Reads its name.
     pub fn from_name(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|(_, own)| *own == name.to_ascii_lowercase()).map(|(own, _)| own);
-        found.ok_or_else(|| bad("delta", &format!("{name} is none of lora, full")))
+        found.ok_or_else(|| bad("delta", &format!("{name} is none of lora, rows, full")))
     }
 }

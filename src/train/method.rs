@@ -64,9 +64,9 @@ impl Method {
     /// of fine-tuning and of ALLO's learning stage.
     pub(super) fn learning_rate(self, delta: DeltaKind) -> f64 {
         match self {
-            Method::Sft if delta == DeltaKind::Full => 1e-5,
-            Method::Dpo | Method::Kto if delta == DeltaKind::Full => 5e-6,
-            Method::Npo if delta == DeltaKind::Full => 5e-7,
+            Method::Sft if delta != DeltaKind::Lora => 1e-5,
+            Method::Dpo | Method::Kto if delta != DeltaKind::Lora => 5e-6,
+            Method::Npo if delta != DeltaKind::Lora => 5e-7,
             Method::Sft => 2e-4,
             Method::Dpo => 3e-4,
             Method::Kto => 2e-4,

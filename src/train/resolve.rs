@@ -137,7 +137,11 @@ impl TrainConfig {
         }
         let no = [("load_best_model_at_end", self.load_best_model_at_end), ("keep_adapters", self.keep_adapters > 0)];
         match no.into_iter().find(|(_, wanted)| *wanted) {
-            Some((name, _)) => Err(bad(name, "keeps adapters, and delta full has none")),
+            Some((name, _)) => Err(bad(name, &format!("keeps adapters, and delta {} has none", self.delta.name()))),
+            None if self.delta == DeltaKind::Rows && self.mask.is_none() => Err(bad(
+                "delta",
+                "rows moves those that a mask names: give --mask, as neurons makes them, or --method allo",
+            )),
             None => Ok(()),
         }
     }

@@ -37,6 +37,7 @@ def arguments():
     p.add_argument("--ratio", default="0.1", help="share of all weights, or rows, that masks hold")
     p.add_argument("--rates", default="3e-4", help="grid of learning rates of factors; each is a row of the table")
     p.add_argument("--full-rates", default="1e-4", help="the same of whole weights")
+    p.add_argument("--train-rows", type=int, default=96, help="the first ones; ALLO tells the tokens of all of them apart")
     p.add_argument("--eval-rows", type=int, default=32)
     p.add_argument("--limit", default="60", help="TruthfulQA's questions")
     p.add_argument("--arms", default="", help="only these, with commas between")
@@ -48,9 +49,10 @@ class Bench:
         self.args = args
         self.out = args.output
         self.out.mkdir(parents=True, exist_ok=True)
-        rows = pathlib.Path(args.eval).read_text().splitlines()[: args.eval_rows]
-        self.eval = self.out / "eval.jsonl"
-        self.eval.write_text("".join(row + "\n" for row in rows))
+        self.rows, self.eval = self.out / "train.jsonl", self.out / "eval.jsonl"
+        for path, source, n in [(self.rows, args.train, args.train_rows), (self.eval, args.eval, args.eval_rows)]:
+            rows = pathlib.Path(source).read_text().splitlines()[:n]
+            path.write_text("".join(row + "\n" for row in rows))
         self.steps = [int(n) for n in args.stage_steps.split(",")]
 
     def call(self, *words):
@@ -67,7 +69,7 @@ class Bench:
         if (run / "cost.json").exists():
             return
         _, said, seconds = self.call(
-            "train", "-m", self.args.model, "-d", self.args.train, "-o", run, "--overwrite", "--samples", 0, "-s", seed,
+            "train", "-m", self.args.model, "-d", self.rows, "-o", run, "--overwrite", "--samples", 0, "-s", seed,
             "--batch-size", min(4, self.args.pairs), "--grad-accum", math.ceil(self.args.pairs / 4), *flags)
         peaks = [int(n) for n in re.findall(r"peak memory (\d+) MiB", said)]
         record = json.loads((run / "run.json").read_text())

@@ -1,10 +1,10 @@
 //! Weights of single tokens, and the losses that know them: token NPO, DPO on a share of the rejected tokens (specs
-//! `allo_hbat`, 1.11: T10, T11, T13, T14, T20).
+//! `allo_hbat`, 1.11: T10, T11, T13, T14, T17, T20).
 
 use crate::bench::{rows, Bench, Reports, Run};
 use crate::masks::program::{done, refused, workshop};
 use llama_align::data::{Dataset, Sample, TokenWeights};
-use llama_align::train::{Method, TrainConfig, Trainer};
+use llama_align::train::{Method, Policy, TrainConfig, Trainer, TrainerState};
 use quant::Type;
 
 const METHODS: [Method; 4] = [Method::Sft, Method::Dpo, Method::Kto, Method::Npo];
@@ -110,6 +110,46 @@ fn splitting_a_step_changes_nothing_but_rounding() {
         for (a, b) in run(8, 1).reports.iter().zip(&run(2, 4).reports) {
             assert!((a.loss / b.loss - 1.0).abs() < 1e-6, "{method:?}: {} {}", a.loss, b.loss);
         }
+    }
+}
+
+/// T17: both losses through a whole model. Along its own gradient the loss rises by the gradient's norm, from a place where policy
+/// and reference differ; which tokens are kept is no part of the derivative.
+#[test]
+fn losses_of_single_tokens_have_the_slopes_that_differences_find() {
+    let bench = Bench::open(Type::F32);
+    for (method, rejected_share) in [(Method::Npo, 1.0), (Method::Dpo, 0.4)] {
+        let data = rows(method);
+        let config = TrainConfig { rejected_share, batch_size: 12, max_steps: 2, max_grad_norm: 0.0, ..config(method) };
+        let weights = TokenWeights::from_fn(&data, |_, _, s| (0..s.n_scored()).map(|i| (i % 3) as f32 / 2.0).collect());
+        let mut engine = bench.engine(bench.warm(5));
+        let references = Trainer::new(&config, &data, &mut engine, &mut Reports::default()).unwrap().state().references;
+        // Some steps away from the reference.
+        let place = train(&bench, &TrainConfig { max_steps: 6, ..config.clone() }, &data, None).lora;
+        let at = |direction: Option<(&[Vec<f32>], f64)>| {
+            let mut engine = bench.engine(place.clone());
+            for (i, d) in direction.iter().flat_map(|(d, _)| d.iter().enumerate()) {
+                let size = direction.map_or(0.0, |(_, size)| size);
+                let (values, _) = Policy::tensor(&mut engine, i);
+                values.iter_mut().zip(d).for_each(|(v, d)| *v = (f64::from(*v) + size * f64::from(*d)) as f32);
+            }
+            let state = TrainerState { references: references.clone(), ..TrainerState::unstarted(&config, &engine) };
+            let mut trainer = Trainer::resume(&config, &data, &engine, state).unwrap();
+            trainer.weigh(weights.clone());
+            (trainer, engine)
+        };
+        let (mut trainer, mut engine) = at(None);
+        trainer.accumulate(&mut engine, 0).unwrap();
+        let n = Policy::lengths(&engine).len();
+        let gradient: Vec<Vec<f32>> = (0..n).map(|i| Policy::gradient(&engine, i).to_vec()).collect();
+        let norm = gradient.iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        let loss = |size: f64| {
+            let (mut trainer, mut engine) = at(Some((&gradient, size / norm)));
+            trainer.step(&mut engine, 0).unwrap().loss
+        };
+        let size = 1e-2;
+        let found = (loss(size) - loss(-size)) / (2.0 * size);
+        assert!((found / norm - 1.0).abs() < 1e-3, "{method:?}: {found} {norm}");
     }
 }
 

@@ -25,9 +25,13 @@ pub(super) fn write(args: &TrainArgs, plan: &Allo, output: &Output, printer: &mu
     let last = output.result(2, plan.delta);
     let result = match plan.delta {
         DeltaKind::Lora => run.adapter(),
-        DeltaKind::Full => run.change(),
+        DeltaKind::Full | DeltaKind::Rows => run.change(),
     };
     place(&last, &result)?;
+    let exact = RunDir::open(&output.directory(2)).adapter();
+    if plan.delta == DeltaKind::Rows && exact.exists() {
+        place(&exact, &run.adapter())?;
+    }
     let records = (0..STAGES.len())
         .map(|stage| RunRecord::read(&RunDir::open(&output.directory(stage)).record()))
         .collect::<Result<Vec<_>>>()?;
@@ -133,7 +137,7 @@ fn measure(args: &TrainArgs, plan: &Allo, result: &Path) -> Result<Option<Measur
     drop(base);
     let left = File::open(result)?;
     let mut engine = match plan.delta {
-        DeltaKind::Full => {
+        DeltaKind::Full | DeltaKind::Rows => {
             Engine::with_changes(&model, &trace, Vec::new(), import_changes(&left, &file)?, threads, form)?
         }
         DeltaKind::Lora => {

@@ -2,6 +2,7 @@
 
 use super::layouts::Layout;
 use super::slots::{Slot, Type};
+use super::table_neurons::answer_tokens;
 use super::world::{Texts, World, PAIRS};
 use llama_align::capi::*;
 use llama_align::runtime::Host;
@@ -114,7 +115,10 @@ impl Arena {
                 self.blocks.last().unwrap().as_ptr() as usize
             }
             Slot::BufferBytes => 8 << 18,
-            Slot::Absent(_) | Slot::Choice => 0,
+            Slot::Absent(_) | Slot::Choice | Slot::Row => 0,
+            Slot::Answer => 1,
+            Slot::Weights => self.block(0, 0),
+            Slot::WeightCount => answer_tokens(world.dataset, 0, 1),
             Slot::Blocks => self.two([0.5f64, 0.25]),
             Slot::BlockCount => 2,
             Slot::Number(n) => n,

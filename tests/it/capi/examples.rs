@@ -2,7 +2,9 @@
 
 use super::header::{committed, functions, has, root};
 use super::world::{World, PAIRS};
+use llama_align::adapter::import;
 use llama_align::gguf;
+use llama_align::mask::{Granularity, Mask};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -166,6 +168,19 @@ impl Built {
         };
         assert!(margin("adapted") > margin("model") + 0.1, "{said}");
         assert!(self.prints(&measure, &["model.gguf", "kl", "rows.jsonl", "dpo.gguf"]).contains("adapted  kl "));
+        let neurons = self.compile("gcc", "c99", "11_neurons.c");
+        let said = self.prints(&neurons, &["model.gguf", "rows.jsonl", "mask.gguf", "held.gguf"]);
+        assert!(said.contains(" pairs preferred, margin 0.") && said.contains("rows: "), "{said}");
+        self.adapter("held.gguf", "dpo");
+        let mask = Mask::read(&self.world.file("mask.gguf")).unwrap();
+        assert_eq!((mask.granularity(), mask.count()), (Granularity::Row, mask.n() / 10));
+        let lora = import(&gguf::File::open(&self.world.file("held.gguf")).unwrap()).unwrap();
+        for factor in &lora.factors {
+            let bits = &mask.tensor(&factor.weight).unwrap().bits;
+            for (row, b) in factor.b.chunks(factor.rank).enumerate() {
+                assert_eq!(b.iter().any(|&b| b != 0.0), bits.get(row), "{} row {row}", factor.weight);
+            }
+        }
     }
 }
 
@@ -175,7 +190,7 @@ fn every_example_compiles_without_a_warning_and_runs() {
     // 05 and 06 have a llama.cpp of their own: see `host`.
     let sources = fs::read_dir(root().join("c_examples")).unwrap().map(|e| e.unwrap().path());
     let n = sources.filter(|p| p.extension().is_some_and(|e| e == "c" || e == "cpp")).count();
-    assert_eq!(n, 10, "an example is not tried");
+    assert_eq!(n, 11, "an example is not tried");
 }
 
 #[test]

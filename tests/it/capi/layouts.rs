@@ -91,6 +91,7 @@ pub(super) const TRAINER: Layout = Layout {
         offset_of!(llama_align_trainer_params, adam_beta1),
         offset_of!(llama_align_trainer_params, adam_beta2),
         offset_of!(llama_align_trainer_params, adam_epsilon),
+        offset_of!(llama_align_trainer_params, rejected_share),
     ],
     counts: &[
         offset_of!(llama_align_trainer_params, method),
@@ -126,6 +127,16 @@ pub(super) const LIMIT: Layout = Layout {
     reals: &[offset_of!(llama_align_limit_params, energy)],
     counts: &[offset_of!(llama_align_limit_params, rank)],
     ..plain::<llama_align_limit_params>()
+};
+pub(super) const NEURONS: Layout = Layout {
+    init: init!(llama_align_neurons_params_init),
+    choices: &[
+        offset_of!(llama_align_neurons_params, granularity),
+        offset_of!(llama_align_neurons_params, flags),
+        offset_of!(llama_align_neurons_params, reserved),
+    ],
+    reals: &[offset_of!(llama_align_neurons_params, ratio), offset_of!(llama_align_neurons_params, skip)],
+    ..plain::<llama_align_neurons_params>()
 };
 pub(super) const MERGE: Layout = Layout {
     init: init!(llama_align_merge_params_init),

@@ -6,7 +6,8 @@ use super::header;
 use super::layouts::Layout;
 use super::slots::{Function, Slot, Type, HANDLES};
 use super::table::functions;
-use super::world::{message, World};
+use super::table_neurons::answer_tokens;
+use super::world::{message, World, PAIRS};
 use llama_align::capi::*;
 use llama_align::runtime::Host;
 use std::collections::BTreeSet;
@@ -226,6 +227,23 @@ fn misuses(slot: Slot, arena: &mut Arena, world: &World, freed: &World) -> Vec<M
                 add(format!("struct_size {size}"), arena.block(size, 9), ARGUMENT);
             }
         }
+        Slot::Row => {
+            add("one too many".into(), PAIRS.len(), ARGUMENT);
+            add("all bits set".into(), usize::MAX, ARGUMENT);
+        }
+        Slot::Answer => add("one too many".into(), 2, ARGUMENT),
+        Slot::Weights => {
+            add("NULL".into(), 0, ARGUMENT);
+            for value in [f32::NAN, f32::INFINITY, -1.0] {
+                add(format!("an element of {value}"), arena.block(value.to_bits(), 0), ARGUMENT);
+            }
+        }
+        Slot::WeightCount => {
+            let n = answer_tokens(world.dataset, 0, 1);
+            for (what, value) in [("none", 0), ("one too many", n + 1), ("more than there can be", usize::MAX)] {
+                add(what.into(), value, ARGUMENT);
+            }
+        }
         Slot::Index => add("one too many".into(), world.n_devices(), ARGUMENT),
         Slot::Switch => {
             add("2".into(), 2, ARGUMENT);
@@ -378,6 +396,7 @@ fn every_misuse_of_every_argument_is_an_error() {
         unsafe { llama_align_adapter_to_peft(world.adapter, path.as_ptr(), std::ptr::null(), std::ptr::null_mut()) };
     assert_eq!(status, LLAMA_ALIGN_OK);
     world.write_run();
+    world.write_neurons();
     let (mut faults, mut n) = (Vec::new(), 0);
     for function in functions() {
         for (place, &slot) in function.slots.iter().enumerate() {
@@ -391,7 +410,7 @@ fn every_misuse_of_every_argument_is_an_error() {
     }
     assert!(faults.is_empty(), "{} of {n} misuses:\n{}", faults.len(), faults.join("\n"));
     // Each was tried with an error object and without one.
-    assert_eq!((functions().len(), n), (61, 1472), "the matrix has another size than it had");
+    assert_eq!((functions().len(), n), (68, 1613), "the matrix has another size than it had");
 }
 
 #[test]

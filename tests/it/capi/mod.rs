@@ -14,5 +14,6 @@ mod packaging;
 mod resume;
 mod slots;
 mod table;
+mod table_neurons;
 mod task;
 mod world;

@@ -85,6 +85,13 @@ pub(super) enum Slot {
     Number(usize),
     /// One of a runtime's devices.
     Index,
+    /// One of the world's rows.
+    Row,
+    /// The rejected answer.
+    Answer,
+    /// Weights of that answer's tokens, and how many there are.
+    Weights,
+    WeightCount,
     /// 0 or 1.
     Switch,
     /// The callback's argument.

@@ -15,7 +15,13 @@ macro_rules! function {
     };
 }
 
+pub(super) use function;
+
 pub(super) fn functions() -> Vec<Function> {
+    own().into_iter().chain(super::table_neurons::functions()).collect()
+}
+
+fn own() -> Vec<Function> {
     use Slot::*;
     use Type as H;
     vec![

@@ -3,5 +3,7 @@
 
 mod gradients;
 mod program;
+mod rows;
+mod sampling;
 mod training;
 mod vectors;

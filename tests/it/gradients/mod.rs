@@ -6,6 +6,7 @@ mod case;
 mod controls;
 mod differences;
 mod ops;
+mod rows;
 mod vectors;
 
 use crate::models::{each, trainable};
