@@ -1,6 +1,6 @@
 """DPO by TRL's DPOTrainer and by this program: the same model, rows, order, initial factors, rates and steps, in F32.
 
-    pip install -r tests/bench/requirements-trl.txt
+    pip install -r tests/golden/requirements-trl.txt
     trl_curves.py PROGRAM MODEL.gguf PAIRS.jsonl OUTPUT [--steps 30] [--batch 4] [--accumulation 2] [--seed 0]
                   [--tokens program|trl] [--threads 1]
 

@@ -19,6 +19,7 @@ mod hma;
 mod hostile;
 mod loaded;
 mod logits;
+mod losses;
 mod masks;
 mod merge;
 mod modelfile;
