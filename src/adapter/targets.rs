@@ -72,7 +72,7 @@ pub(super) fn block(name: &str) -> Option<usize> {
 /// The weights of some blocks: numbers from 0 and ranges of them with commas between, such as `0,10-29`; all for an empty
 /// text. PEFT's `layers_to_transform`.
 pub fn in_layers(layers: &str, available: Vec<Linear>) -> Result<Vec<Linear>> {
-    if layers.trim().is_empty() {
+    if layers.trim().is_empty() || available.is_empty() {
         return Ok(available);
     }
     let fault = |what: String| Error::new(Kind::Argument, format!("--layers-to-transform {layers}: {what}"));
@@ -109,7 +109,7 @@ mod tests {
             (3, 2, 3)
         );
         assert!(names("v_proj").unwrap_err().to_string().contains("attn_q, ffn_up"));
-        assert!(names(" ,").is_err());
+        assert!(names(" ,").is_err() && in_layers("1", Vec::new()).unwrap().is_empty());
     }
 
     #[test]

@@ -233,8 +233,9 @@ impl Output {
                 mask::tell(&mask, path, printer);
             }
         }
-        let weights = self.0.join(WEIGHTS);
-        if weights.exists() {
+        // The page is written last: where it is missing, both are made again, with the same bytes.
+        let (weights, page) = (self.0.join(WEIGHTS), self.0.join(WEIGHTS_PAGE));
+        if weights.exists() && page.exists() {
             return Ok(());
         }
         let source = match warm_up.delta {
@@ -244,6 +245,6 @@ impl Output {
         let (columns, encoding) = (&warm_up.columns, warm_up.encoding());
         let tell = Tell { model: &args.model, source, data: &args.data, columns, encoding, threads: warm_up.threads };
         let choice = plan.choice.tokens_share.map_or(Choice::Below(plan.choice.tokens_below), Choice::Share);
-        tell.write(choice, &weights, Some(&self.0.join(WEIGHTS_PAGE)), printer)
+        tell.write(choice, &weights, Some(&page), printer)
     }
 }
