@@ -11,7 +11,7 @@ impl Lowering<'_, '_> {
     /// A product with chosen matrices, forward or back to the rows: sources are the matrices, the rows and the choices.
     pub(super) fn routed(&mut self, id: ValueId, value: &Value, side: Side) -> Result<Tensor> {
         let [matrices, rows, choices] = [0, 1, 2].map(|i| value.src(i));
-        let arithmetic = if self.form() == Form::TrainingBf16 { Arithmetic::Brain } else { Arithmetic::Float };
+        let arithmetic = if self.form == Form::TrainingBf16 { Arithmetic::Brain } else { Arithmetic::Float };
         let mut src = Vec::with_capacity(3);
         let source = match (self.program.get(matrices).leaf(), self.program.as_weight(matrices)) {
             (Some(Leaf::Param), _) => {

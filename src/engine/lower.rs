@@ -35,7 +35,7 @@ pub struct Lowering<'a, 'g> {
     pub(super) program: &'a Program,
     pub(super) weights: &'a [Option<WeightData>],
     pub(super) names: &'a Names,
-    form: Form,
+    pub(super) form: Form,
     pub(super) inputs: &'a Inputs,
     pub(super) given: &'a HashMap<ValueId, Region>,
     pub(super) n_tokens: usize,
@@ -129,10 +129,6 @@ impl<'a, 'g> Lowering<'a, 'g> {
     /// The graph, ready to run.
     pub fn finish(self) -> GraphBuilder<'g> {
         self.builder
-    }
-
-    pub(super) fn form(&self) -> Form {
-        self.form
     }
 
     fn at(&self, size: Sym) -> i64 {

@@ -316,7 +316,7 @@ impl Engine {
         self.plan.blocks.iter().flat_map(|b| &b.inner).map(|&id| self.region_bytes(id, n_tokens)).sum()
     }
 
-    fn region_bytes(&self, id: ValueId, n_tokens: usize) -> usize {
+    pub(super) fn region_bytes(&self, id: ValueId, n_tokens: usize) -> usize {
         self.bytes(id, n_tokens).next_multiple_of(64) + 64
     }
 
@@ -363,15 +363,14 @@ impl Engine {
         }
         let layout = Arc::new(Layout::of(sequences)?);
         let n = layout.n_tokens();
-        self.reserve(&layout, n_rows, backward)?;
+        self.reserve(&layout, n_rows, backward, 0)?;
         let mut inputs = Inputs::place(&self.adapted.program, self.form, &layout, &mut self.memory)?;
         inputs.draws = match (self.dropout > 0.0 && backward, self.step) {
             (false, _) => None,
             (true, Some((seed, step))) => Some(Arc::new(Draws::new(self.dropout, seed, step, &layout))),
             (true, None) => return Err(Error::new(Kind::Internal, "a forward pass with dropout outside of a step")),
         };
-        let mut kept: HashMap<_, _> =
-            self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect();
+        let mut kept = self.placed_parameters();
         for k in 0..self.plan.blocks.len() {
             let mut outputs = self.plan.blocks[k].writes.clone();
             if backward && !self.recompute {
@@ -430,12 +429,12 @@ impl Engine {
         elements.map_or(0, |e| e.at(n as i64) as usize * 4)
     }
 
-    /// Room for a batch with `n_rows` completion tokens.
-    pub(super) fn reserve(&mut self, layout: &Layout, n_rows: usize, backward: bool) -> Result<()> {
+    /// Room for a batch with `n_rows` completion tokens, and `more` bytes.
+    pub(super) fn reserve(&mut self, layout: &Layout, n_rows: usize, backward: bool, more: usize) -> Result<()> {
         self.batch = None;
         self.memory.reset(self.fixed);
         let inner = if backward && !self.recompute { self.inner_bytes(layout.n_tokens()) } else { 0 };
-        let needed = self.fixed + self.plain_bytes(layout, n_rows, backward) + inner;
+        let needed = self.fixed + self.plain_bytes(layout, n_rows, backward) + inner + more;
         self.peak = self.peak.max(needed);
         self.memory.ensure(needed)
     }
@@ -445,8 +444,6 @@ impl Engine {
         let (program, blocks) = (&self.adapted.program, &self.plan.blocks);
         let value = |id: &ValueId| self.region_bytes(*id, layout.n_tokens());
         let writes: usize = blocks.iter().flat_map(|b| &b.writes).map(value).sum();
-        // An order and what it is made of, where they are given from outside.
-        let orders: usize = blocks.iter().flat_map(|b| &b.orders).map(|id| 2 * value(id)).sum();
         // Head: gathered reads, their gradients, one chunk of logits; inputs again at chunk width.
         let n_chunk = head::chunk(self.model.n_vocab());
         let per_row: usize =
@@ -458,7 +455,7 @@ impl Engine {
             true => writes + blocks.iter().flat_map(|b| &b.reads).map(value).sum::<usize>() + self.fixed,
             false => 0,
         };
-        writes + orders + head + inputs + cotangents + 65536
+        writes + head + inputs + cotangents + 65536
     }
 
     /// Everything about tokens that would make ggml abort.

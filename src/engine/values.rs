@@ -19,7 +19,9 @@ impl Engine {
     pub fn block_values(&mut self, layout: &Layout, reads: Option<&BlockValues>) -> Result<BlockValues> {
         self.check_tokens(layout.tokens())?;
         let n = layout.n_tokens();
-        self.reserve(layout, n, true)?;
+        // An order and what it is made of.
+        let orders = self.plan.blocks.iter().flat_map(|b| &b.orders).map(|&id| 2 * self.region_bytes(id, n)).sum();
+        self.reserve(layout, n, true, orders)?;
         let inputs = Inputs::place(&self.adapted.program, self.form, &Arc::new(layout.clone()), &mut self.memory)?;
         let mut kept = self.placed_parameters();
         let mut out = BlockValues::new();
@@ -82,7 +84,8 @@ impl Engine {
         Ok(region)
     }
 
-    fn placed_parameters(&self) -> HashMap<ValueId, Region> {
+    /// Where the parameters lie.
+    pub(super) fn placed_parameters(&self) -> HashMap<ValueId, Region> {
         self.adapted.parameters.iter().zip(&self.parameters).map(|(p, &r)| (p.value, r)).collect()
     }
 }

@@ -72,6 +72,10 @@ fn are_not_what_masks_and_whole_changes_are_for() {
     let rest = ["1", "--lora-targets", "experts", "--delta", "full", "-o", "run"];
     let refused = run(dir, &[&TRAIN[..], &rest].concat());
     assert!(refused.status == 69 && refused.err.contains("_exps.weight"), "{}", refused.err);
+    done(dir, &["neurons", "-m", "m.gguf", "-d", "rows.jsonl", "-t", "1", "--ratio", "0.5", "-o", "mask.gguf"]);
+    let rest = ["1", "--lora-targets", "experts", "--mask", "mask.gguf", "-o", "run"];
+    let refused = run(dir, &[&TRAIN[..], &rest].concat());
+    assert!(refused.status == 69 && refused.err.contains("cannot be held by a mask"), "{}", refused.err);
     let targets = run(dir, &[&TRAIN[..], &["1", "--lora-targets", "expert", "-o", "run"]].concat());
     assert!(targets.status == 2 && targets.err.contains("ffn_gate_exps"), "{}", targets.err);
 }
