@@ -48,6 +48,7 @@ pub mod hma;
 pub mod evaluate;
 pub mod judged;
 pub mod report;
+pub mod token_scores;
 
 pub mod bench;
 

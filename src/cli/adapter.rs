@@ -8,7 +8,7 @@ use super::Printer;
 use crate::adapter::{export, import, import_changes, peft, Kept, Limit, Lineage, Lora};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{check_fits, check_output, validate_adapter, validate_model, File};
-use crate::merge::{extract, extract_changes};
+use crate::merge::{extract, extract_changes, Leaked};
 use crate::runtime::Runtime;
 use serde_json::{json, Value};
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ fn truncate(args: &TruncateArgs, printer: &mut Printer) -> Result<()> {
     check_output(&args.out.output, [args.adapter.as_path()], args.out.overwrite)?;
     let opened = open(&args.adapter, "truncate")?;
     let (lora, kept) = opened.lora.truncated(limit)?;
-    tell(&kept, &[], &args.limit, printer);
+    tell(&kept, &[], None, &args.limit, printer);
     write(&lora, &opened.lineage, &args.out, printer)
 }
 
@@ -103,7 +103,7 @@ fn extracted(args: &ExtractArgs, printer: &mut Printer) -> Result<()> {
             extract_changes(import_changes(&tuned, &base)?, limit, args.seed, &mut each)?
         }
     };
-    tell(&found.kept, &found.left_out, &args.limit, printer);
+    tell(&found.kept, &found.left_out, found.leaked, &args.limit, printer);
     write(&found.lora, &Lineage::of_base(&base, "extract")?, &args.out, printer)
 }
 
@@ -172,7 +172,7 @@ fn line(kept: &Kept) -> String {
 }
 
 /// What was kept: the whole, the worst, and what no adapter carries.
-fn tell(kept: &[Kept], left_out: &[(String, f64)], args: &LimitArgs, printer: &mut Printer) {
+fn tell(kept: &[Kept], left_out: &[(String, f64)], leaked: Option<Leaked>, args: &LimitArgs, printer: &mut Printer) {
     let sum = |of: &dyn Fn(&Kept) -> f64| kept.iter().map(|k| k.norm * k.norm * of(k)).sum::<f64>();
     let (total, ranks) = (sum(&|_| 1.0), kept.iter().map(|k| k.rank));
     let energy = if total > 0.0 { sum(&|k| k.energy) / total } else { 1.0 };
@@ -184,7 +184,11 @@ fn tell(kept: &[Kept], left_out: &[(String, f64)], args: &LimitArgs, printer: &m
             .collect();
         let left_out: Vec<Value> =
             left_out.iter().map(|(name, size)| json!({ "tensor": name, "relative_change": size })).collect();
-        printer.data(&json!({ "energy": energy, "weights": weights, "left_out": left_out }).to_string());
+        let mut told = json!({ "energy": energy, "weights": weights, "left_out": left_out });
+        if let Some(Leaked { moved, of, largest }) = leaked {
+            told["held_weights"] = json!({ "moved": moved, "of": of, "largest": largest });
+        }
+        printer.data(&told.to_string());
         return;
     }
     printer.data(&format!("{} weights, ranks {low} to {high}: {energy:.4} of the energy kept", kept.len()));
@@ -193,6 +197,11 @@ fn tell(kept: &[Kept], left_out: &[(String, f64)], args: &LimitArgs, printer: &m
     worst.iter().take(10).for_each(|kept| printer.data(&format!("  {}", line(kept))));
     for (name, size) in left_out {
         printer.data(&format!("not in the adapter: {name}, which differs by {size:.2e} of its norm"));
+    }
+    if let Some(Leaked { moved, of, largest }) = leaked.filter(|leaked| leaked.moved > 0) {
+        printer.data(&format!(
+            "{moved} of {of} weights that the changes leave alone are moved by the adapter, by up to {largest:.2e}"
+        ));
     }
 }
 

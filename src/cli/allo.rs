@@ -8,13 +8,14 @@ use super::args::TrainArgs;
 use super::interrupt::{Interrupt, INTERRUPTED};
 use super::neurons::{choose, from_file, How, Warm};
 use super::resume::Start;
-use super::token_weights::{Choice, Source, Tell};
+use super::token_weights::{Source, Tell};
 use super::train::{is_empty, one, overrides, Job};
 use super::{initial, mask, Printer};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{base_hash, write_atomically, File};
 use crate::mask::{Band, Mask};
 use crate::report::{file_hash, RunRecord};
+use crate::token_scores::TokenChoice;
 use crate::train::{Allo, DeltaKind, RunDir, TrainConfig, ALLO, STAGES};
 use std::path::{Path, PathBuf};
 
@@ -222,13 +223,13 @@ impl Output {
         let moved = self.result(0, warm_up.delta);
         let masks = MASKS.map(|name| self.0.join(name));
         if !masks.iter().all(|path| path.exists()) {
-            let Warm { moved, provenance, architecture, base } =
+            let Warm { scored, provenance, architecture, base } =
                 from_file(&args.model, &moved, warm_up.delta == DeltaKind::Full)?;
             for (path, ratio) in masks.iter().zip(plan.ratios()) {
                 let mut provenance = provenance.clone();
                 provenance.insert("ratio", ratio.to_string());
                 let how = How { granularity: Some(plan.granularity()?), band: Band::first(ratio), ..How::default() };
-                let mask: Mask = choose(&moved, &how, provenance)?;
+                let mask: Mask = choose(&scored, &how, provenance)?;
                 mask.write(path, &architecture, &base)?;
                 mask::tell(&mask, path, printer);
             }
@@ -244,7 +245,7 @@ impl Output {
         };
         let (columns, encoding) = (&warm_up.columns, warm_up.encoding());
         let tell = Tell { model: &args.model, source, data: &args.data, columns, encoding, threads: warm_up.threads };
-        let choice = plan.choice.tokens_share.map_or(Choice::Below(plan.choice.tokens_below), Choice::Share);
+        let choice = plan.choice.tokens_share.map_or(TokenChoice::Below(plan.choice.tokens_below), TokenChoice::Share);
         tell.write(choice, &weights, Some(&page), printer)
     }
 }

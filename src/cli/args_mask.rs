@@ -34,11 +34,14 @@ pub(super) struct NeuronsArgs {
     /// else weight]
     #[arg(long)]
     pub(super) granularity: Option<String>,
-    /// What the warm-up moves: lora (factors) or full (the weights themselves) [default: lora]
+    /// What the warm-up moves: lora (factors), full (the weights themselves) or rows (those of --mask) [default: lora]
     #[arg(long)]
     pub(super) delta: Option<String>,
-    /// change (how far a weight moved), or, with --delta full, gradient or gradient2 (absolute or squared gradients of the
-    /// steps, added up while nothing moves)
+    /// With --delta rows: the rows that move, among which the mask is chosen; --ratio is of all rows still
+    #[arg(long, conflicts_with_all = ["lora", "change"])]
+    pub(super) mask: Option<PathBuf>,
+    /// change (how far a weight moved), or gradient or gradient2 (absolute or squared gradients of the steps, added up while nothing
+    /// moves); with --delta lora these are of the rows of B: the weights' as A sees them
     #[arg(long, default_value = "change")]
     pub(super) score: String,
     /// Choose as the authors' release does, for comparison: a mask may hold more than its share

@@ -3,14 +3,16 @@
 use super::args_mask::NeuronsArgs;
 use super::moving::Moving;
 use super::{dataset, mask, open_model, Printer};
-use crate::adapter::{import, import_changes, one_hot, Change, Lora};
+use crate::adapter::{import, import_changes, one_hot, Lora, RowChange};
 use crate::check::checked_trace;
 use crate::data::Dataset;
 use crate::engine::Engine;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::gguf::{base_hash, check_fits, check_output, validate_adapter, validate_model, File};
-use crate::mask::{pool, select, select_as_released, Band, Granularity, LowRank, Mask, Moved, Order, Scores};
-use crate::train::{DeltaKind, Method, Observer, Policy, StepReport, TrainConfig, TrainOverrides, Trainer};
+use crate::mask::{pool, select, select_as_released, Band, Granularity, LowRank, Mask, Moved, Order, Scores, Table};
+use crate::train::{
+    gradient_sums, DeltaKind, GradientScore, Method, Observer, Policy, StepReport, TrainConfig, TrainOverrides, Trainer,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -22,12 +24,12 @@ pub(super) fn run(args: &NeuronsArgs, printer: &mut Printer) -> Result<u8> {
         let message = format!("--ratio {} behind --skip {}: no share of a ranking", args.ratio, args.skip);
         return Err(Error::new(Kind::Argument, message));
     }
-    let inputs = [Some(&args.model), args.data.as_ref(), args.lora.as_ref(), args.change.as_ref()];
+    let inputs = [Some(&args.model), args.data.as_ref(), args.lora.as_ref(), args.change.as_ref(), args.mask.as_ref()];
     check_output(&args.output, inputs.into_iter().flatten().map(|path| path.as_path()), args.overwrite)?;
-    let Warm { moved, mut provenance, architecture, base } = match (&args.lora, &args.change, &args.data) {
+    let Warm { scored, mut provenance, architecture, base } = match (&args.lora, &args.change, &args.data) {
         (Some(path), ..) => from_file(&args.model, path, false)?,
         (_, Some(path), _) => from_file(&args.model, path, true)?,
-        (_, _, Some(data)) => warm_up(args, score, data, printer)?,
+        (_, _, Some(data)) => warm_up(args, (score, wanted), data, printer)?,
         _ => return Err(Error::new(Kind::Argument, "--data, --lora or --change: nothing to take scores from")),
     };
     let how = How {
@@ -38,7 +40,11 @@ pub(super) fn run(args: &NeuronsArgs, printer: &mut Printer) -> Result<u8> {
     let how =
         How { band: Band { from: args.skip, to: args.skip + args.ratio }, as_released: args.as_released, score, ..how };
     provenance.insert("ratio", args.ratio.to_string());
-    let chosen = choose(&moved, &how, provenance)?;
+    let chosen = choose(&scored, &how, provenance)?;
+    if let Some(path) = args.mask.as_deref() {
+        let within = Mask::read(path).during(|| path.display().to_string())?;
+        check_within(&chosen, &within, args)?;
+    }
     chosen.write(&args.output, &architecture, &base)?;
     mask::tell(&chosen, &args.output, printer);
     Ok(0)
@@ -62,25 +68,54 @@ impl Default for How {
     }
 }
 
+/// What is ranked.
+pub(super) enum Scored {
+    /// How far something moved, or sums of gradients in its shape.
+    Weights(Moving),
+    /// Numbers of rows.
+    Rows(Table),
+}
+
+/// Refuses a mask that names more than the rows that had scores.
+fn check_within(chosen: &Mask, within: &Mask, args: &NeuronsArgs) -> Result<()> {
+    for tensor in chosen.tensors() {
+        let own = tensor.weights(chosen.granularity());
+        let all = within.tensor(&tensor.shape.name).map(|t| t.weights(within.granularity()));
+        if own.runs().flatten().any(|i| !all.as_ref().is_some_and(|all| all.get(i))) {
+            let message = format!(
+                "--ratio {}: {} of {} {}s are not within the rows of {}, which alone have scores",
+                args.ratio,
+                chosen.count(),
+                chosen.n(),
+                chosen.granularity().name(),
+                args.mask.as_deref().unwrap_or(Path::new("--mask")).display(),
+            );
+            return Err(Error::new(Kind::Argument, message));
+        }
+    }
+    Ok(())
+}
+
 /// The mask of what moved.
-pub(super) fn choose(moved: &Moving, how: &How, mut provenance: BTreeMap<&'static str, String>) -> Result<Mask> {
-    let lora = match moved {
-        Moving::Factors(lora) => Some(lora.clone()),
-        Moving::Rows(rows) => Some(one_hot(rows)),
-        Moving::Weights(_) => None,
+pub(super) fn choose(scored: &Scored, how: &How, mut provenance: BTreeMap<&'static str, String>) -> Result<Mask> {
+    let lora = match scored {
+        Scored::Weights(Moving::Factors(lora)) => Some(lora.clone()),
+        Scored::Weights(Moving::Rows(rows)) => Some(one_hot(rows)),
+        Scored::Weights(Moving::Weights(_)) | Scored::Rows(_) => None,
     };
     let shapes = lora.as_ref().map(Lora::shapes).unwrap_or_default();
-    let of_weights: Box<dyn Scores + '_> = match (&lora, moved) {
+    let numbers: Box<dyn Scores + '_> = match (&lora, scored) {
         (Some(lora), _) => Box::new(LowRank::new(lora, &shapes)),
-        (None, Moving::Weights(changes)) => Box::new(Moved::new(changes)),
+        (None, Scored::Weights(Moving::Weights(changes))) => Box::new(Moved::new(changes)),
+        (None, Scored::Rows(table)) => Box::new(table.clone()),
         (None, _) => return Err(Error::new(Kind::Internal, "nothing has moved")),
     };
-    let granularity = how.granularity.unwrap_or(match moved {
-        Moving::Factors(_) | Moving::Rows(_) => Granularity::Row,
-        Moving::Weights(_) => Granularity::Weight,
+    let granularity = how.granularity.unwrap_or(match scored {
+        Scored::Weights(Moving::Weights(_)) => Granularity::Weight,
+        _ => Granularity::Row,
     });
-    let pooled = (granularity != Granularity::Weight).then(|| pool(&*of_weights, granularity)).transpose()?;
-    let scores: &dyn Scores = pooled.as_ref().map_or(&*of_weights, |table| table as &dyn Scores);
+    let pooled = (granularity != numbers.granularity()).then(|| pool(&*numbers, granularity)).transpose()?;
+    let scores: &dyn Scores = pooled.as_ref().map_or(&*numbers, |table| table as &dyn Scores);
     let mut chosen = match how.as_released {
         true => select_as_released(scores, how.band.to)?,
         false => select(scores, how.order, how.band)?,
@@ -88,6 +123,7 @@ pub(super) fn choose(moved: &Moving, how: &How, mut provenance: BTreeMap<&'stati
     let order = if how.order == Order::Smallest { "smallest" } else { "largest" };
     let rule = if how.as_released { "as released".to_owned() } else { format!("{order}, skip {}", how.band.from) };
     let of = match granularity {
+        _ if matches!(scored, Scored::Rows(_)) => "rows of B: ",
         Granularity::Weight => "",
         Granularity::Row | Granularity::Column => "norm of ",
         Granularity::Tensor => "mean ",
@@ -115,6 +151,14 @@ impl Score {
         }
     }
 
+    fn of_gradients(self) -> Option<GradientScore> {
+        match self {
+            Self::Change => None,
+            Self::Gradient => Some(GradientScore::Absolute),
+            Self::Gradient2 => Some(GradientScore::Squared),
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Change => "|change|",
@@ -126,7 +170,7 @@ impl Score {
 
 /// A warm-up's changes, or other numbers of the weights that are ranked, and what they come from.
 pub(super) struct Warm {
-    pub(super) moved: Moving,
+    pub(super) scored: Scored,
     pub(super) provenance: BTreeMap<&'static str, String>,
     pub(super) architecture: String,
     pub(super) base: String,
@@ -144,18 +188,25 @@ pub(super) fn from_file(model: &Path, path: &Path, whole: bool) -> Result<Warm> 
     };
     let provenance = BTreeMap::from([(if whole { "change" } else { "adapter" }, base_hash(&file))]);
     let architecture = base.architecture()?.to_owned();
-    Ok(Warm { moved, provenance, architecture, base: base_hash(&base) })
+    Ok(Warm { scored: Scored::Weights(moved), provenance, architecture, base: base_hash(&base) })
 }
 
 /// Plain DPO on the pairs, or its gradients where it stands.
-fn warm_up(args: &NeuronsArgs, score: Score, data: &Path, printer: &mut Printer) -> Result<Warm> {
+fn warm_up(
+    args: &NeuronsArgs,
+    (score, wanted): (Score, Option<Granularity>),
+    data: &Path,
+    printer: &mut Printer,
+) -> Result<Warm> {
     let mut config = configuration(args)?;
-    if config.delta == DeltaKind::Rows {
-        let message = "--delta: rows move when they have been found; lora or full finds them";
-        return Err(Error::new(Kind::Argument, message));
-    }
-    if score != Score::Change && config.delta == DeltaKind::Lora {
-        let message = format!("--score {}: gradients of weights are formed with --delta full", args.score);
+    let of_rows = wanted.is_none_or(|granularity| granularity == Granularity::Row);
+    if score != Score::Change && config.delta == DeltaKind::Lora && !of_rows {
+        let message = format!(
+            "--score {}, --granularity {}: with --delta lora gradients are formed of factors, and only a row of B is a row of its \
+             weight; A has no gradient while B is 0. --delta full forms those of all weights",
+            args.score,
+            args.granularity.as_deref().unwrap_or("row")
+        );
         return Err(Error::new(Kind::Argument, message));
     }
     let (model, file) = open_model(&args.model, None, None)?;
@@ -163,19 +214,24 @@ fn warm_up(args: &NeuronsArgs, score: Score, data: &Path, printer: &mut Printer)
     let data = dataset::load(data, &model, Some(Method::Dpo), &config.columns, &config.encoding())?;
     let form = config.precision.form_for(&model)?;
     let (trace, _) = checked_trace(&model, config.threads, form)?;
+    if let Some(path) = &config.mask {
+        Mask::check_base(&File::open(path)?, &base_hash(&file))?;
+    }
     let (moving, _) = Moving::start(&config, &trace, &file, None)?;
+    let rows = if let Moving::Rows(rows) = &moving { rows.clone() } else { Vec::new() };
     let mut engine = moving.engine(&model, &trace, &config, form, Vec::new())?;
     let mut progress = Progress(printer);
     let mut trainer = Trainer::new(&config, &data, &mut engine, &mut progress)?;
-    let moved = if score == Score::Change {
-        trainer.run(&mut engine, &mut progress)?;
-        moved(&engine, config.delta)?
-    } else {
-        Moving::Weights(gradients(&mut trainer, &mut engine, score, progress.0)?)
+    let scored = match score.of_gradients() {
+        None => {
+            trainer.run(&mut engine, &mut progress)?;
+            Scored::Weights(moved(&engine, config.delta)?)
+        }
+        Some(score) => gradients(&mut trainer, &mut engine, rows, score, progress.0)?,
     };
     let steps = trainer.n_steps().to_string();
     let provenance = BTreeMap::from([("data", data.digest()), ("steps", steps), ("config", config.to_toml()?)]);
-    Ok(Warm { moved, provenance, architecture: model.architecture(), base: base_hash(&file) })
+    Ok(Warm { scored, provenance, architecture: model.architecture(), base: base_hash(&file) })
 }
 
 fn moved(engine: &Engine, delta: DeltaKind) -> Result<Moving> {
@@ -188,26 +244,33 @@ fn moved(engine: &Engine, delta: DeltaKind) -> Result<Moving> {
     }
 }
 
-/// Σ |g| or Σ g² over the steps, of every weight.
+/// Sums of the steps' gradients: of every weight, of those of the rows that move, or of the rows of B.
 fn gradients(
     trainer: &mut Trainer<&Dataset>,
     engine: &mut Engine,
-    score: Score,
+    mut rows: Vec<RowChange>,
+    score: GradientScore,
     printer: &mut Printer,
-) -> Result<Vec<Change>> {
-    let mut sums = engine.changes();
-    for step in 0..trainer.n_steps() {
-        trainer.accumulate(engine, step)?;
-        for (i, sum) in sums.iter_mut().enumerate() {
-            let gradient = Policy::gradient(engine, i);
-            sum.values
-                .iter_mut()
-                .zip(gradient)
-                .for_each(|(s, g)| *s += if score == Score::Gradient { g.abs() } else { g * g });
-        }
-        printer.talk(&format!("gradients of step {} of {}", step + 1, trainer.n_steps()));
+) -> Result<Scored> {
+    let (mut changes, lora) = (engine.changes(), engine.adapter().filter(|_| rows.is_empty()));
+    let names: Vec<String> = (0..Policy::lengths(engine).len()).map(|i| Policy::name(engine, i)).collect();
+    let rank = |name: &String| {
+        let factor = lora.iter().flat_map(|l| &l.factors).find(|f| name.strip_prefix(&f.weight) == Some(".lora_b"));
+        factor.map_or(usize::from(lora.is_none()), |factor| factor.rank)
+    };
+    let (widths, n): (Vec<usize>, usize) = (names.iter().map(rank).collect(), trainer.n_steps());
+    let mut tell = |step| printer.talk(&format!("gradients of step {step} of {n}"));
+    let sums = gradient_sums(trainer, engine, score, &widths, &mut tell)?;
+    if let Some(lora) = lora {
+        let of_b = sums.into_iter().zip(&widths).filter(|(_, width)| **width > 0).map(|(sum, _)| sum).collect();
+        return Table::new(Granularity::Row, lora.shapes(), of_b).map(Scored::Rows);
     }
-    Ok(sums)
+    if rows.is_empty() {
+        changes.iter_mut().zip(sums).for_each(|(change, sum)| change.values = sum);
+        return Ok(Scored::Weights(Moving::Weights(changes)));
+    }
+    rows.iter_mut().zip(sums).for_each(|(row, sum)| row.values = sum);
+    Ok(Scored::Weights(Moving::Rows(rows)))
 }
 
 fn configuration(args: &NeuronsArgs) -> Result<TrainConfig> {
@@ -224,6 +287,7 @@ fn configuration(args: &NeuronsArgs) -> Result<TrainConfig> {
         learning_rate: args.learning_rate,
         lora_rank: args.lora_rank,
         delta: args.delta.clone(),
+        mask: args.mask.clone(),
         seed: args.seed,
         threads: args.threads.given(),
         ..TrainOverrides::default()
@@ -231,6 +295,10 @@ fn configuration(args: &NeuronsArgs) -> Result<TrainConfig> {
     config.refuse_unused(&given)?;
     if config.train_norms || config.train_biases {
         let message = "train-norms, train-biases: a mask is of matrices; leave them out of the configuration";
+        return Err(Error::new(Kind::Argument, message));
+    }
+    if config.mask.is_some() && (config.delta != DeltaKind::Rows || args.mask.is_none()) {
+        let message = "mask: neurons are found among all weights; a mask is for --delta rows, by the flag --mask";
         return Err(Error::new(Kind::Argument, message));
     }
     if config.method != Method::Dpo {

@@ -7,14 +7,14 @@ use super::args_mask::TokenWeightsArgs;
 use super::{dataset, open_model, Printer};
 use crate::adapter::{import, import_changes};
 use crate::check::checked_trace;
-use crate::data::{read_all_with, Columns, Dataset, EncodeOptions, Example, Row, Rows, Sequence, Text, Tokenize};
+use crate::data::{read_all_with, Columns, Dataset, EncodeOptions, Tokenize};
 use crate::engine::{Delta, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{check_fits, check_output, validate_adapter, write_atomically, File, Value};
-use crate::loss::lowest;
-use crate::report::{tokens_page, TokenAnswer};
+use crate::report::{tokens_page, TokenAnswer, TokenScale};
 use crate::rewriter::{self, Weigh, FAULT};
 use crate::runtime::Model;
+use crate::token_scores::{copy_probabilities, log_ratios, Copied, PairNumbers, TokenChoice};
 use crate::trace::Trace;
 use crate::train::{Method, Precision, References, TrainConfig};
 use serde_json::json;
@@ -45,7 +45,7 @@ pub(super) fn run(args: &TokenWeightsArgs, printer: &mut Printer) -> Result<u8> 
         (Some(path), ..) => (Source::Lora(path), ratio(args)),
         (_, Some(path), ..) => (Source::Change(path), ratio(args)),
         (_, _, Some(path), _) => (Source::Model(path), ratio(args)),
-        (_, _, _, Some(path)) => (Source::Rewriter(path), Choice::Copied(weigh(args)?)),
+        (_, _, _, Some(path)) => (Source::Rewriter(path), TokenChoice::Copied(weigh(args)?)),
         _ => {
             return Err(Error::new(
                 Kind::Argument,
@@ -62,8 +62,8 @@ pub(super) fn run(args: &TokenWeightsArgs, printer: &mut Printer) -> Result<u8> 
     Ok(0)
 }
 
-fn ratio(args: &TokenWeightsArgs) -> Choice {
-    args.share.map_or(Choice::Below(args.below.unwrap_or(0.0)), Choice::Share)
+fn ratio(args: &TokenWeightsArgs) -> TokenChoice {
+    args.share.map_or(TokenChoice::Below(args.below.unwrap_or(0.0)), TokenChoice::Share)
 }
 
 fn weigh(args: &TokenWeightsArgs) -> Result<Weigh> {
@@ -114,17 +114,6 @@ impl<'a> Source<'a> {
     }
 }
 
-/// What weights tokens have.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Choice {
-    /// Those whose log-ratio is below.
-    Below(f64),
-    /// This share of every answer's, those of the lowest log-ratios.
-    Share(f64),
-    /// By the probability with which a rewriter copies them.
-    Copied(Weigh),
-}
-
 /// What tells tokens apart, and the rows that they are of.
 pub(super) struct Tell<'a> {
     pub(super) model: &'a Path,
@@ -139,7 +128,7 @@ impl Tell<'_> {
     /// Writes weights, and a page if one is wanted.
     pub(super) fn write(
         &self,
-        choice: Choice,
+        choice: TokenChoice,
         output: &Path,
         html: Option<&Path>,
         printer: &mut Printer,
@@ -159,7 +148,7 @@ impl Tell<'_> {
             check_fits(&validate_adapter(&adapter)?, &file)?;
             Ok(Delta { lora: import(&adapter)?, scale: 1.0, trainable: false })
         };
-        let numbers: Vec<[Vec<f32>; 2]> = match self.source {
+        let numbers: Vec<PairNumbers> = match self.source {
             Source::Rewriter(path) => {
                 let lora = match File::open(path)?.get("general.type").and_then(Value::as_str) == Some("adapter") {
                     true => Some(adapted(path)?),
@@ -171,7 +160,7 @@ impl Tell<'_> {
                     None => with(lora.into_iter().collect())?,
                 };
                 let of = other.as_ref().map_or(&model, |(model, _)| model);
-                copied(engine, of, &data, &read_all_with(self.data, self.columns)?, &encoding, printer)?
+                self.copied(engine, of, &data, &encoding, printer)?
             }
             source => {
                 let base = measure(with(Vec::new())?)?;
@@ -186,29 +175,23 @@ impl Tell<'_> {
                     }
                     Source::Lora(path) | Source::Rewriter(path) => measure(with(vec![adapted(path)?])?)?,
                 };
-                ratios(&data, &aligned, &base)?
+                log_ratios(&data, &aligned, &base)?
             }
         };
-        let name = if matches!(self.source, Source::Rewriter(_)) { "copied" } else { "log_ratios" };
+        let (name, scale) = match self.source {
+            Source::Rewriter(_) => ("copied", TokenScale::Copied),
+            _ => ("log_ratios", TokenScale::LogRatio),
+        };
         let (mut lines, mut answers, mut counts) = (String::new(), Vec::new(), [0usize; 2]);
         for (row, (sample, [chosen, rejected])) in data.samples.iter().zip(numbers).enumerate() {
-            let weights: Vec<f32> = match choice {
-                Choice::Share(share) => lowest(&rejected, &vec![0.0; rejected.len()], share),
-                Choice::Below(limit) => {
-                    rejected.iter().map(|&r| if f64::from(r) < limit { 1.0 } else { 0.0 }).collect()
-                }
-                Choice::Copied(weigh) => rejected.iter().map(|&q| weigh.of(f64::from(q))).collect(),
-            };
+            let weights = choice.weights(&rejected);
             counts = [counts[0] + weights.iter().filter(|w| **w != 0.0).count(), counts[1] + weights.len()];
             let line = json!({
                 "line": sample.line(), "rejected": weights, name: { "chosen": chosen, "rejected": rejected },
             });
             lines.push_str(&format!("{line}\n"));
             if answers.len() < SHOWN {
-                // A rewriter's probabilities around the middle, as log-ratios lie around 0.
-                let middle = if name == "copied" { FAULT as f32 } else { 0.0 };
-                let shifted = [chosen, rejected].map(|of| of.iter().map(|v| v - middle).collect());
-                answers.push(shown(&model, &data, row, shifted.into(), weights));
+                answers.push(shown(&model, &data, row, vec![chosen, rejected], weights));
             }
         }
         write_atomically(output, lines.as_bytes())?;
@@ -217,9 +200,29 @@ impl Tell<'_> {
             .data(&format!("{}: {weighted} of {all} tokens of the rejected answers have a weight", output.display()));
         if let Some(page) = html {
             let name = output.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-            write_atomically(page, tokens_page(&answers, &name).as_bytes())?;
+            write_atomically(page, tokens_page(&answers, scale, &name).as_bytes())?;
         }
         Ok(())
+    }
+
+    /// What a rewriter copies of the answers, read with room for its questions.
+    fn copied(
+        &self,
+        mut engine: Engine,
+        model: &Model,
+        data: &Dataset,
+        encoding: &EncodeOptions,
+        printer: &mut Printer,
+    ) -> Result<Vec<PairNumbers>> {
+        let max_length = dataset::max_length(2 * encoding.max_length, model, &mut Printer::new());
+        let encoding = EncodeOptions { max_length, ..*encoding };
+        let rows = read_all_with(self.data, self.columns)?;
+        let Copied { numbers, too_long } = copy_probabilities(&mut engine, model, data, &rows, &encoding)?;
+        if too_long > 0 {
+            printer
+                .talk(&format!("{too_long} answers are too long for the rewriter: none of their tokens has a weight"));
+        }
+        Ok(numbers)
     }
 
     /// Another model of the same vocabulary, traced.
@@ -235,71 +238,10 @@ impl Tell<'_> {
     }
 }
 
-/// ln p(token) of the aligned model less that of the base.
-fn ratios(data: &Dataset, aligned: &References, base: &References) -> Result<Vec<[Vec<f32>; 2]>> {
-    let less = |now: &Vec<f32>, before: &Vec<f32>| now.iter().zip(before).map(|(n, b)| n - b).collect();
-    let of = |row: usize| {
-        let (now, before) = (aligned.tokens_of(row)?, base.tokens_of(row)?);
-        Ok([0, 1].map(|k| less(&now[k], &before[k])))
-    };
-    (0..data.samples.len()).map(of).collect()
-}
-
-/// The probabilities with which a rewriter copies the tokens of both answers, each given as a prediction to correct.
-fn copied(
-    mut engine: Engine,
-    model: &Arc<Model>,
-    data: &Dataset,
-    rows: &Rows,
-    encoding: &EncodeOptions,
-    printer: &mut Printer,
-) -> Result<Vec<[Vec<f32>; 2]>> {
-    let asked = |row: &Row, k: usize| -> Result<Row> {
-        let [problem, chosen, rejected] = rewriter::parts(row)?;
-        let prediction = if k == 0 { &chosen } else { &rejected };
-        let prompt = Text::Plain(rewriter::question(&problem, &chosen, prediction));
-        let example = Example::Completion { prompt, completion: Text::Plain(prediction.clone()) };
-        Ok(Row { line: row.line, example })
-    };
-    let mut found: Vec<[Vec<f32>; 2]> = Vec::with_capacity(data.samples.len());
-    let mut too_long = 0;
-    let max_length = dataset::max_length(2 * encoding.max_length, model, &mut Printer::new());
-    let encoding = EncodeOptions { max_length, ..*encoding };
-    for sample in &data.samples {
-        let row = rows.rows.iter().find(|row| row.line == sample.line());
-        let row = row.ok_or_else(|| Error::new(Kind::Internal, "a sample of no row"))?;
-        let mut of_row = [Vec::new(), Vec::new()];
-        for (k, own) in sample.sequences().enumerate() {
-            let one = Rows { source: rows.source.clone(), form: rows.form, rows: vec![asked(row, k)?] };
-            let encoded = dataset::encode(&one, model, &encoding)?;
-            let Some(sequence) = encoded.samples.first().and_then(|s| s.sequences().next()) else {
-                // As a row that is too long to be judged: nothing of it is forgotten.
-                too_long += 1;
-                of_row[k] = vec![1.0; own.n_scored()];
-                continue;
-            };
-            let tokens = |s: &Sequence| s.scored().map(|i| s.tokens[i]).collect::<Vec<_>>();
-            if tokens(sequence) != tokens(own) {
-                let message = format!(
-                    "line {}: the rewriter sees other tokens in the answer than the model does: its template differs",
-                    row.line
-                );
-                return Err(Error::new(Kind::Data, message));
-            }
-            of_row[k] = engine.log_probs(&[sequence])?.remove(0).iter().map(|l| l.exp()).collect();
-        }
-        found.push(of_row);
-    }
-    if too_long > 0 {
-        printer.talk(&format!("{too_long} answers are too long for the rewriter: none of their tokens has a weight"));
-    }
-    Ok(found)
-}
-
 /// A row's texts, token by token.
-fn shown(model: &Model, data: &Dataset, row: usize, ratios: Vec<Vec<f32>>, weights: Vec<f32>) -> TokenAnswer {
+fn shown(model: &Model, data: &Dataset, row: usize, numbers: Vec<Vec<f32>>, weights: Vec<f32>) -> TokenAnswer {
     let sample = &data.samples[row];
     let texts: Vec<Vec<String>> =
         sample.sequences().map(|s| s.scored().map(|i| model.text_of(s.tokens[i])).collect()).collect();
-    TokenAnswer { line: sample.line(), texts, ratios, weights }
+    TokenAnswer { line: sample.line(), texts, numbers, weights }
 }

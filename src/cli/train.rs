@@ -78,7 +78,10 @@ pub(super) fn one(args: &TrainArgs, mut config: TrainConfig, job: Job<'_>, print
     config.max_length = dataset::max_length(config.max_length, &model, printer);
     let Loaded { data, held_out, prompts } = rows(args, &config, &model, n_samples)?;
     report_data(printer, &args.data, &data);
-    let weights = config.token_weights.as_deref().map(|path| TokenWeights::read(path, &data)).transpose()?;
+    let weights = match &config.token_weights {
+        Some(path) => Some(TokenWeights::read(path, &data)?),
+        None => TokenWeights::of_columns(&args.data, &data)?,
+    };
     let form = config.precision.form_for(&model)?;
     let (trace, check) = checked_trace(&model, config.threads, form)?;
     if let Some(op) = check.unsupported.first() {

@@ -4,6 +4,7 @@ use super::compat::{compare, match_tensors, Blocks, Matched};
 use crate::adapter::{Change, Factor, Kept, Limit, Lora, LowRank};
 use crate::error::{Context, Error, Kind, Result};
 use crate::gguf::{validate_model, File};
+use crate::mask::{Bits, LowRank as Products, Scores};
 use crate::runtime::Runtime;
 use rand_chacha::rand_core::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -17,6 +18,19 @@ pub struct Extraction {
     pub kept: Vec<Kept>,
     /// Tensors that differ and that no adapter carries, with the difference's norm over the first model's tensor's.
     pub left_out: Vec<(String, f64)>,
+    /// What of that which the changes leave alone the adapter moves; `None` between two models.
+    pub leaked: Option<Leaked>,
+}
+
+/// Weights that changes leave alone, and the adapter does not: fewer ranks than a change has do not keep its zeros.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Leaked {
+    /// Weights whose change is 0 and whose s·B·A is not.
+    pub moved: u64,
+    /// Weights whose change is 0, of the tensors that change.
+    pub of: u64,
+    /// The largest of these |s·B·A|.
+    pub largest: f64,
 }
 
 impl Extraction {
@@ -66,7 +80,7 @@ pub fn extract(
         let (a, b) = (base.path().display(), tuned.path().display());
         return Err(Error::new(Kind::Mismatch, format!("{b}: no linear weight of its blocks differs from {a}")));
     }
-    Ok(Extraction { lora: Lora::plain(factors), kept, left_out })
+    Ok(Extraction { lora: Lora::plain(factors), kept, left_out, leaked: None })
 }
 
 /// The same from changes of weights that were trained as such: nothing has to be decoded.
@@ -78,20 +92,56 @@ pub fn extract_changes(
 ) -> Result<Extraction> {
     limit.validate()?;
     let (mut factors, mut kept) = (Vec::new(), Vec::new());
+    let mut leaked = Leaked::default();
     for Change { weight, n_in, values, .. } in changes {
+        let mut still = Bits::none(values.len());
+        (0..values.len()).filter(|&i| values[i] == 0.0).for_each(|i| still.set(i));
         let found = || {
             let norm = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
             LowRank::of_matrix(values, n_in, limit.rank, &mut stream(seed, &weight))?.factor(&weight, limit, norm)
         };
-        let (factor, share) = found().during(|| format!("tensor {weight}"))?;
+        let (mut factor, share) = found().during(|| format!("tensor {weight}"))?;
+        keep_still(&mut factor, &still);
         each(&share);
-        factors.push(factor);
+        let lora = Lora::plain(vec![factor]);
+        leaked.count(&lora, &still)?;
+        factors.extend(lora.factors);
         kept.push(share);
     }
     if factors.is_empty() {
         return Err(Error::new(Kind::Mismatch, "no weight changes"));
     }
-    Ok(Extraction { lora: Lora::plain(factors), kept, left_out: Vec::new() })
+    Ok(Extraction { lora: Lora::plain(factors), kept, left_out: Vec::new(), leaked: Some(leaked) })
+}
+
+/// Rows and columns without a change get exactly none: the decomposition leaves rounding errors there.
+fn keep_still(factor: &mut Factor, still: &Bits) {
+    let (rank, n_in, n_out) = (factor.rank, factor.n_in, factor.n_out);
+    for (row, b) in factor.b.chunks_exact_mut(rank).enumerate() {
+        if (0..n_in).all(|column| still.get(row * n_in + column)) {
+            b.fill(0.0);
+        }
+    }
+    for column in (0..n_in).filter(|column| (0..n_out).all(|row| still.get(row * n_in + column))) {
+        (0..rank).for_each(|r| factor.a[r * n_in + column] = 0.0);
+    }
+}
+
+impl Leaked {
+    /// Counts what an adapter of one weight moves of those that are to stay.
+    fn count(&mut self, lora: &Lora, still: &Bits) -> Result<()> {
+        self.of += still.count() as u64;
+        let (shapes, mut at) = (lora.shapes(), 0);
+        Products::new(lora, &shapes).visit(0, &mut |tile| {
+            for &size in tile {
+                if size != 0.0 && still.get(at) {
+                    (self.moved, self.largest) = (self.moved + 1, self.largest.max(f64::from(size)));
+                }
+                at += 1;
+            }
+            Ok(())
+        })
+    }
 }
 
 /// What a weight's projection is drawn from.

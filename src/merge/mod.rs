@@ -25,7 +25,7 @@ mod task;
 
 pub use combine::{add_update, gram, magnitude, slerp_coefficients, stock_coefficients, weighted_sum};
 pub use evidence::{Evidence, Findings, Subject, PROMPTS, TEXT};
-pub use extract::{extract, extract_changes, Extraction};
+pub use extract::{extract, extract_changes, Extraction, Leaked};
 pub use fidelity::Fidelity;
 pub use method::{Method, TaskVectors, Thinning, Vectors, EPSILON, GAMMA};
 pub use outtype::{Bound, OutType, TensorType};

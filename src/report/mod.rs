@@ -25,5 +25,5 @@ pub use record::{
     TaxRecord,
 };
 pub use table::TableFormat;
-pub use tokens::{tokens_page, TokenAnswer};
+pub use tokens::{tokens_page, TokenAnswer, TokenScale};
 pub use view::{RunView, SampleAnswer};

@@ -211,3 +211,7 @@ pub(super) fn baseline(policy: &[f64], reference: &[f64]) -> f64 {
     let ratios: Vec<f64> = policy.iter().zip(reference).map(|(p, r)| p - r).collect();
     kl_baseline(&ratios)
 }
+
+#[cfg(test)]
+#[path = "objective_tests.rs"]
+mod tests;

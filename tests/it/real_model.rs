@@ -73,3 +73,87 @@ fn real_model_learns_and_the_adapter_file_holds_it() {
     assert!(!plain.trim().is_empty() && plain != adapted, "{plain:?}");
     assert_eq!(plain, scaled);
 }
+
+/// Chains of sums: a problem, the right chain, and the chain with the result of one step replaced; which step.
+fn chain(draw: &mut dyn FnMut(u64) -> u64) -> (String, String, String, usize) {
+    let (mut x, bad) = (1 + draw(9), draw(3) as usize);
+    let (mut problem, mut right, mut wrong) = (format!("Start with {x}."), Vec::new(), Vec::new());
+    for step in 0..3 {
+        let d = 1 + draw(8);
+        // No number of two digits, and none below 0.
+        let adds = x + d < 10;
+        let d = if adds { d } else { 1 + d % x };
+        let (word, sign, y) = if adds { ("Add", '+', x + d) } else { ("Take away", '-', x - d) };
+        problem += &format!(" {word} {d}.");
+        right.push(format!("{x} {sign} {d} = {y}."));
+        let other = (y + 1 + draw(9)) % 10;
+        wrong.push(format!("{x} {sign} {d} = {}.", if step == bad { other } else { y }));
+        x = y;
+    }
+    (problem, right.join(" "), wrong.join(" "), bad)
+}
+
+/// T18 of specs `allo_hbat`, 1.11: a rewriter that was taught on such pairs tells the one wrong digit of others from all their other
+/// tokens, by its copy probability, and copies these.
+#[test]
+#[ignore = "needs a real model: make test"]
+fn real_rewriter_finds_the_digit_that_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (model, mut state) = (model(), 7u64);
+    let mut draw = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut made = |name: &str, n: usize| {
+        let chains: Vec<_> = (0..n).map(|_| chain(&mut draw)).collect();
+        let row = |(p, c, r, _): &(String, String, String, usize)| {
+            format!("{}\n", serde_json::json!({ "prompt": p, "chosen": c, "rejected": r }))
+        };
+        std::fs::write(path(name), chains.iter().map(row).collect::<String>()).unwrap();
+        chains
+    };
+    made("taught.jsonl", 40);
+    let held_out = made("held.jsonl", 12);
+    let (taught, lessons, held) = (path("taught.jsonl"), path("lessons.jsonl"), path("held.jsonl"));
+    run(&["token-weights", "-d", text(&taught), "--rewriter-data", text(&lessons)]);
+    let rewriter = path("rewriter");
+    let teach = ["train", "-m", text(&model), "-d", text(&lessons), "--method", "sft", "-o", text(&rewriter)];
+    run(&[&teach[..], &["--max-steps", "5", "--lr", "5e-4", "--lora-rank", "8", "--samples", "0"]].concat());
+    // Tokens of an answer, digits and signs each one; the digit that is wrong is the last but one of its step.
+    let labelled = |rewriter: &Path, out: &str| {
+        let out = path(out);
+        let label = ["token-weights", "-m", text(&model), "--rewriter", text(rewriter), "-d", text(&held)];
+        run(&[&label[..], &["-o", text(&out)]].concat());
+        let (mut wrong, mut others) = (Vec::new(), Vec::new());
+        for (line, (.., bad)) in std::fs::read_to_string(&out).unwrap().lines().zip(&held_out) {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let copied: Vec<f64> =
+                line["copied"]["rejected"].as_array().unwrap().iter().map(|q| q.as_f64().unwrap()).collect();
+            assert_eq!(copied.len(), 27, "three steps of nine tokens, the end in the place of a space");
+            for (i, q) in copied.into_iter().enumerate() {
+                if i == 9 * bad + 6 { &mut wrong } else { &mut others }.push(1.0 - q);
+            }
+        }
+        let wins = |w: &f64| {
+            others
+                .iter()
+                .map(|o| {
+                    if w > o {
+                        1.0
+                    } else if w == o {
+                        0.5
+                    } else {
+                        0.0
+                    }
+                })
+                .sum::<f64>()
+        };
+        let area = wrong.iter().map(wins).sum::<f64>() / (wrong.len() * others.len()) as f64;
+        (area, others.iter().sum::<f64>() / others.len() as f64)
+    };
+    let (before, doubt_before) = labelled(&model, "before.jsonl");
+    let (after, doubt) = labelled(&rewriter.join("adapter.gguf"), "after.jsonl");
+    assert!(after > 0.9, "the area under the curve is {after}, {before} before teaching");
+    assert!(doubt < 0.5 * doubt_before, "right tokens are doubted by {doubt}, by {doubt_before} before teaching");
+}

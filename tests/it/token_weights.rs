@@ -3,9 +3,20 @@
 
 use crate::bench::{rows, Bench, Reports, Run};
 use crate::masks::program::{done, refused, workshop};
-use llama_align::data::{Dataset, Sample, TokenWeights};
-use llama_align::train::{Method, Policy, TrainConfig, Trainer, TrainerState};
+use llama_align::adapter::import;
+use llama_align::data::{
+    read_all, Dataset, EncodeOptions, Example, Form, Row, Rows, Sample, Sequence, Text, TokenWeights,
+};
+use llama_align::engine::{Delta, Engine};
+use llama_align::gguf::File;
+use llama_align::rewriter;
+use llama_align::runtime::{Model, Runtime};
+use llama_align::trace::{trace, Trace};
+use llama_align::train::{Method, Policy, Precision, TrainConfig, Trainer, TrainerState};
 use quant::Type;
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
 
 const METHODS: [Method; 4] = [Method::Sft, Method::Dpo, Method::Kto, Method::Npo];
 
@@ -15,7 +26,7 @@ fn config(method: Method) -> TrainConfig {
 }
 
 fn train(bench: &Bench, config: &TrainConfig, data: &Dataset, weights: Option<TokenWeights>) -> Run {
-    let (mut engine, mut reports) = (bench.engine(bench.warm(5)), Reports::default());
+    let (mut engine, mut reports) = (bench.engine(bench.warm(config.seed)), Reports::default());
     let mut trainer = Trainer::new(config, data, &mut engine, &mut reports).unwrap();
     if let Some(weights) = weights {
         trainer.weigh(weights);
@@ -74,14 +85,28 @@ fn forgetting_begins_at_ln_two_and_makes_the_weighted_tokens_unlikely() {
         let n = s.n_scored();
         (0..n).map(|i| if k == 1 && late(n, i) { 1.0 } else { 0.0 }).collect()
     });
-    let config = TrainConfig { max_steps: 12, ..config(Method::Npo) };
-    let run = train(&bench, &config, &data, Some(weights));
+    // T20, over seeds of factors and order.
+    for seed in [5, 6, 7] {
+        let config = TrainConfig { max_steps: 12, seed, ..config(Method::Npo) };
+        forgets(&bench, &config, &data, &weights, &late);
+    }
+}
+
+fn forgets(
+    bench: &Bench,
+    config: &TrainConfig,
+    data: &Dataset,
+    weights: &TokenWeights,
+    late: &dyn Fn(usize, usize) -> bool,
+) {
+    let seed = config.seed;
+    let run = train(bench, config, data, Some(weights.clone()));
     let first = &run.reports[0];
     assert!((first.loss - std::f64::consts::LN_2).abs() < 1e-12, "{}", first.loss);
     assert_eq!((first.metrics["rewards/chosen"], first.metrics["rewards/rejected"]), (0.0, 0.0));
     let last = run.reports.last().unwrap();
     assert!(last.loss < first.loss - 1e-3 && last.metrics.contains_key("logps/chosen"), "{}", last.loss);
-    let (mut before, mut after) = (bench.engine(bench.warm(5)), bench.engine(run.lora));
+    let (mut before, mut after) = (bench.engine(bench.warm(seed)), bench.engine(run.lora));
     let (mut fallen, mut n) = ([0.0; 2], [0; 2]);
     for sample in &data.samples {
         let rejected = sample.sequences().nth(1).unwrap();
@@ -93,7 +118,10 @@ fn forgetting_begins_at_ln_two_and_makes_the_weighted_tokens_unlikely() {
         }
     }
     let [others, weighted] = [0, 1].map(|side| fallen[side] / f64::from(n[side]));
-    assert!(weighted > 0.0 && weighted > 2.0 * others, "weighted tokens fell by {weighted}, the others by {others}");
+    assert!(
+        weighted > 0.0 && weighted > 2.0 * others,
+        "seed {seed}: weighted tokens fell by {weighted}, the others by {others}"
+    );
 }
 
 #[test]
@@ -151,6 +179,117 @@ fn losses_of_single_tokens_have_the_slopes_that_differences_find() {
         let found = (loss(size) - loss(-size)) / (2.0 * size);
         assert!((found / norm - 1.0).abs() < 1e-3, "{method:?}: {found} {norm}");
     }
+}
+
+/// A model of the workshop as commands open it.
+struct Opened {
+    model: Arc<Model>,
+    trace: Arc<Trace>,
+}
+
+impl Opened {
+    fn new(dir: &Path, name: &str) -> Self {
+        let model = Model::open(&Runtime::linked().unwrap(), &dir.join(name)).unwrap();
+        let trace = Arc::new(trace(&model).unwrap());
+        Self { model, trace }
+    }
+
+    fn encode(&self, rows: &Rows) -> Dataset {
+        let options = EncodeOptions { max_length: self.model.n_ctx_train().min(1024), ..EncodeOptions::default() };
+        Dataset::encode(rows, self.model.as_ref(), self.model.template().unwrap().as_ref(), &options).unwrap()
+    }
+
+    fn engine(&self, adapter: Option<&Path>) -> Engine {
+        let delta = |path| Delta { lora: import(&File::open(path).unwrap()).unwrap(), scale: 1.0, trainable: false };
+        let deltas = adapter.map(delta).into_iter().collect();
+        Engine::with_form(&self.model, &self.trace, deltas, 1, Precision::Auto.form()).unwrap()
+    }
+}
+
+fn pairs(dir: &Path) -> Rows {
+    Method::Dpo.rows(read_all(&dir.join("pairs.jsonl")).unwrap()).unwrap()
+}
+
+fn lines(dir: &Path, name: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(dir.join(name)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap_or_else(|| panic!("{value}")).iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+const TELL: [&str; 7] = ["token-weights", "-m", "m.gguf", "-d", "pairs.jsonl", "-t", "1"];
+
+/// Log-ratios are ln p of the aligned model less that of the base, by two sessions of their own; what is below 0 has the weight 1.
+#[test]
+fn log_ratios_are_those_of_two_engines() {
+    let shop = workshop();
+    let dir = shop.path();
+    let warm =
+        ["train", "-m", "m.gguf", "-d", "pairs.jsonl", "-t", "1", "--max-steps", "6", "--lr", "3e-3", "-o", "warm"];
+    done(dir, &warm);
+    done(dir, &with(&TELL, &["--lora", "warm/adapter.gguf", "-o", "lora.jsonl"]));
+    done(dir, &with(&TELL, &["--after", "other.gguf", "-o", "after.jsonl"]));
+    let (own, other) = (Opened::new(dir, "m.gguf"), Opened::new(dir, "other.gguf"));
+    let data = own.encode(&pairs(dir));
+    let adapter = dir.join("warm/adapter.gguf");
+    for (file, mut aligned) in [("lora.jsonl", own.engine(Some(&adapter))), ("after.jsonl", other.engine(None))] {
+        let mut base = own.engine(None);
+        let (mut signs, found) = ([0; 2], lines(dir, file));
+        assert_eq!(found.len(), data.samples.len());
+        for (line, sample) in found.iter().zip(&data.samples) {
+            assert_eq!(line["line"], sample.line());
+            for (k, sequence) in sample.sequences().enumerate() {
+                let alone = Sequence { shared: 0, ..sequence.clone() };
+                let [now, before] = [&mut aligned, &mut base].map(|e| e.log_probs(&[&alone]).unwrap().remove(0));
+                let ratios = numbers(&line["log_ratios"][["chosen", "rejected"][k]]);
+                assert_eq!(ratios.len(), now.len());
+                for ((ratio, now), before) in ratios.iter().zip(now).zip(before) {
+                    let wanted = f64::from(now) - f64::from(before);
+                    assert!((ratio - wanted).abs() < 1e-4, "{file} line {}: {ratio} {wanted}", sample.line());
+                    signs[usize::from(wanted < -1e-2)] += usize::from(wanted.abs() > 1e-2);
+                }
+            }
+            let ratios = numbers(&line["log_ratios"]["rejected"]);
+            let wanted: Vec<f64> = ratios.iter().map(|&r| f64::from(u8::from(r < 0.0))).collect();
+            assert_eq!(numbers(&line["rejected"]), wanted, "{file}");
+        }
+        assert!(signs[0] > 5 && signs[1] > 5, "{file}: {signs:?} log-ratios are not 0");
+    }
+}
+
+/// What a rewriter copies has the probability that one session gives the answer behind the rewriter's question.
+#[test]
+fn copy_probabilities_are_those_of_one_engine() {
+    let shop = workshop();
+    let dir = shop.path();
+    done(dir, &["token-weights", "-d", "pairs.jsonl", "--rewriter-data", "lessons.jsonl"]);
+    let teach = ["train", "-m", "m.gguf", "-d", "lessons.jsonl", "-t", "1", "--method", "sft", "--max-steps", "4"];
+    done(dir, &with(&teach, &["--lr", "3e-3", "--max-length", "1024", "-o", "rewriter"]));
+    done(dir, &with(&TELL, &["--rewriter", "rewriter/adapter.gguf", "-o", "copied.jsonl"]));
+    let own = Opened::new(dir, "m.gguf");
+    let mut engine = own.engine(Some(&dir.join("rewriter/adapter.gguf")));
+    let mut n = 0;
+    for (line, row) in lines(dir, "copied.jsonl").iter().zip(&pairs(dir).rows) {
+        let Example::Pair { prompt, chosen, rejected } = &row.example else { panic!("no pair") };
+        let [problem, right, wrong] = [prompt, chosen, rejected].map(rewriter::plain);
+        for (side, answer) in [("chosen", &right), ("rejected", &wrong)] {
+            let prompt = Text::Plain(rewriter::question(&problem, &right, answer));
+            let example = Example::Completion { prompt, completion: Text::Plain(answer.clone()) };
+            let rows = Rows { source: "q".into(), form: Form::Completion, rows: vec![Row { line: 1, example }] };
+            let data = own.encode(&rows);
+            let sequence = data.samples[0].sequences().next().unwrap();
+            let wanted = engine.log_probs(&[sequence]).unwrap().remove(0);
+            let found = numbers(&line["copied"][side]);
+            assert_eq!(found.len(), wanted.len());
+            for (q, l) in found.iter().zip(wanted) {
+                assert!((q - f64::from(l).exp()).abs() < 1e-6, "{side}: {q} {}", l.exp());
+                n += 1;
+            }
+        }
+    }
+    assert!(n > 40, "{n} tokens");
 }
 
 const NPO: [&str; 13] = [
@@ -213,6 +352,27 @@ fn the_program_forgets_and_learns() {
     done(dir, &with(&NPO, &["--token-weights", "found.jsonl", "-o", "weighted", "--save-steps", "1"]));
     let weighted = std::fs::read(dir.join("weighted/adapter.gguf")).unwrap();
     assert!(weighted != adapter);
+    // The same file weighs what KTO and SFT make of the pairs.
+    for method in ["kto", "sft", "dpo"] {
+        let train = with(&learn[..9], &["--method", method, "--token-weights", "found.jsonl"]);
+        let out = format!("of-{method}");
+        done(dir, &with(&train, &["-o", &out]));
+    }
+    // As columns of the rows themselves they are the same weights.
+    let rows = std::fs::read_to_string(dir.join("pairs.jsonl")).unwrap();
+    let joined = rows.lines().zip(lines(dir, "found.jsonl")).map(|(row, weights)| {
+        let mut row: Value = serde_json::from_str(row).unwrap();
+        row["rejected_weights"] = weights["rejected"].clone();
+        format!("{row}\n")
+    });
+    std::fs::write(dir.join("joined.jsonl"), joined.collect::<String>()).unwrap();
+    let of_columns: Vec<&str> = NPO.iter().map(|a| if *a == "pairs.jsonl" { "joined.jsonl" } else { a }).collect();
+    done(dir, &with(&of_columns, &["-o", "columns", "--save-steps", "1"]));
+    assert!(std::fs::read(dir.join("columns/adapter.gguf")).unwrap() == weighted);
+    let short =
+        std::fs::read_to_string(dir.join("joined.jsonl")).unwrap().replacen("_weights\":[", "_weights\":[1,", 1);
+    std::fs::write(dir.join("joined.jsonl"), short).unwrap();
+    refused(dir, &with(&of_columns, &["-o", "bad"]), 65, &["joined.jsonl:1", "rejected has"]);
     let resume = ["-o", "weighted", "--save-steps", "1", "--resume", "weighted/checkpoint-2.gguf"];
     refused(dir, &with(&NPO, &with(&resume, &["--token-weights", "share.jsonl"])), 78, &["--token-weights"]);
     std::fs::write(dir.join("w.jsonl"), "{\"line\": 1, \"rejected\": [1]}\n").unwrap();

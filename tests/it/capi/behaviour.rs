@@ -4,7 +4,7 @@ use super::world::{dataset_params, error, made, message, trainer_params, Texts, 
 use llama_align::adapter::{to_bytes, Lineage, Linear, Lora};
 use llama_align::capi::*;
 use llama_align::check::checked_trace;
-use llama_align::data::{read_all, Dataset, EncodeOptions};
+use llama_align::data::{read_all, Dataset, EncodeOptions, TokenWeights};
 use llama_align::engine::{Delta, Engine};
 use llama_align::error::Result;
 use llama_align::gguf;
@@ -13,16 +13,27 @@ use llama_align::train::{Method, Observer, Precision, StepReport, TrainConfig, T
 use std::ffi::CStr;
 use std::ptr::{null, null_mut};
 
-struct Silent;
+/// The loss of every step.
+#[derive(Default)]
+struct Losses(Vec<f64>);
 
-impl Observer for Silent {
-    fn on_step(&mut self, _: &StepReport) -> Result<bool> {
+impl Observer for Losses {
+    fn on_step(&mut self, report: &StepReport) -> Result<bool> {
+        self.0.push(report.loss);
         Ok(true)
     }
 }
 
+/// Weights of a row's answer of so many tokens.
+type Weigh<'a> = dyn Fn(usize, usize, usize) -> Vec<f32> + 'a;
+
 /// The adapter file that the Rust interface trains from the same rows and configuration.
 fn trained_in_rust(world: &World, method: Method) -> Vec<u8> {
+    trained_with_weights(world, method, None).0
+}
+
+/// The same with weights of tokens, of a row's answer `k` of so many tokens, and the loss of every step.
+fn trained_with_weights(world: &World, method: Method, weigh: Option<&Weigh<'_>>) -> (Vec<u8>, Vec<f64>) {
     let path = world.file("model.gguf");
     let model = Model::open(&Runtime::linked().unwrap(), &path).unwrap();
     let rows = method.rows(read_all(&world.file("rows.jsonl")).unwrap()).unwrap();
@@ -43,12 +54,17 @@ fn trained_in_rust(world: &World, method: Method) -> Vec<u8> {
     let lora = Lora::init(&Linear::all(&trace), 16, 32.0, 0);
     let delta = Delta { lora, scale: 1.0, trainable: true };
     let mut engine = Engine::with_form(&model, &trace, vec![delta], 1, form).unwrap();
-    Trainer::new(&config, &data, &mut engine, &mut Silent).unwrap().run(&mut engine, &mut Silent).unwrap();
+    let mut losses = Losses::default();
+    let mut trainer = Trainer::new(&config, &data, &mut engine, &mut losses).unwrap();
+    if let Some(weigh) = weigh {
+        trainer.weigh(TokenWeights::from_fn(&data, |row, k, s| weigh(row, k, s.n_scored())));
+    }
+    trainer.run(&mut engine, &mut losses).unwrap();
     let file = gguf::File::open(&path).unwrap();
     let base_name = file.get("general.name").and_then(gguf::Value::as_str).map(str::to_owned);
     let (architecture, base_hash) = (model.architecture(), gguf::base_hash(&file));
     let lineage = Lineage { architecture, base_name, base_hash: Some(base_hash), method: method.name().into() };
-    to_bytes(&engine.deltas().remove(0).lora, &lineage).unwrap()
+    (to_bytes(&engine.deltas().remove(0).lora, &lineage).unwrap(), losses.0)
 }
 
 /// A dataset of the world's file for a method.
@@ -115,6 +131,62 @@ fn a_run_from_c_is_the_same_run_bit_for_bit() {
             assert_eq!((slice(0), report(t).step), (LLAMA_ALIGN_OK, 3));
         });
         assert!(by_time == wanted, "{method:?}: slices of time differ from a run");
+    }
+}
+
+/// Weights that are set, and those of a file, are Rust's: losses and bytes.
+#[test]
+fn weights_of_tokens_act_as_from_rust() {
+    let world = World::new();
+    let weigh =
+        |row: usize, k: usize, n: usize| (0..n).map(|i| [1.0, 0.0, 0.5][(row + k + i) % 3]).collect::<Vec<f32>>();
+    for (number, method, n_answers) in
+        [(LLAMA_ALIGN_METHOD_SFT, Method::Sft, 1u32), (LLAMA_ALIGN_METHOD_DPO, Method::Dpo, 2)]
+    {
+        let (wanted, losses) = trained_with_weights(&world, method, Some(&weigh));
+        let (plain, unweighted) = trained_with_weights(&world, method, None);
+        // At its beginning DPO costs ln 2 whatever the weights.
+        let step = usize::from(method == Method::Dpo);
+        assert!(losses[step] != unweighted[step] && wanted != plain, "{method:?}: weights that do nothing");
+        let (set, loaded) = (opened(&world, number), opened(&world, number));
+        let mut lines = String::new();
+        for row in 0..PAIRS.len() {
+            let mut line = serde_json::json!({ "line": row + 1 });
+            for answer in 0..n_answers {
+                let mut n = 0u64;
+                // SAFETY: a live dataset; as many weights as are said.
+                let status = unsafe { llama_align_dataset_answer_tokens(set, row as u64, answer, &mut n, null_mut()) };
+                assert_eq!(status, LLAMA_ALIGN_OK);
+                let weights = weigh(row, answer as usize, n as usize);
+                let (values, count) = (weights.as_ptr(), weights.len());
+                // SAFETY: as above.
+                let status =
+                    unsafe { llama_align_dataset_set_weights(set, row as u64, answer, values, count, null_mut()) };
+                assert_eq!(status, LLAMA_ALIGN_OK);
+                let key = if n_answers == 1 { "completion" } else { ["chosen", "rejected"][answer as usize] };
+                line[key] = weights.into();
+            }
+            lines.push_str(&format!("{line}\n"));
+        }
+        std::fs::write(world.file("weights.jsonl"), lines).unwrap();
+        let (path, mut err) = (world.path("weights.jsonl"), error());
+        // SAFETY: a live dataset, and a path.
+        let status = unsafe { llama_align_dataset_load_weights(loaded, path.as_ptr(), &mut err) };
+        assert_eq!(status, LLAMA_ALIGN_OK, "{}", message(&err));
+        for dataset in [set, loaded] {
+            let adapter = world.adapter();
+            let params = llama_align_trainer_params { method: number, ..trainer_params() };
+            let trainer = world.trainer(adapter, dataset, &params);
+            for wanted in &losses {
+                // SAFETY: a live trainer.
+                unsafe { llama_align_trainer_step(trainer, null_mut(), null_mut()) };
+                assert_eq!(report(trainer).loss, *wanted, "{method:?} step {}", report(trainer).step);
+            }
+            assert!(World::bytes(adapter) == wanted, "{method:?}: another adapter than from Rust");
+            llama_align_trainer_free(trainer);
+            llama_align_adapter_free(adapter);
+            llama_align_dataset_free(dataset);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Full training under a mask by the real program: warm-up, mask, run, resume, and the merged model.
 
 use crate::masks::program::{done, refused, workshop};
-use llama_align::adapter::import_changes;
+use llama_align::adapter::{import, import_changes};
 use llama_align::gguf::File;
 use llama_align::mask::{Granularity, Mask};
 
@@ -95,8 +95,37 @@ fn what_is_masked_out_is_the_base_byte_for_byte_in_the_model_that_comes_out() {
         let said = done(dir, &with(&fold, &["--overwrite"]));
         assert_eq!(said.contains("were to stay what they are"), leaks, "{said}");
     }
+    leaks(dir);
     // The merged model is a base for any other command.
     done(dir, &["eval", "-m", "f32.gguf", "-d", "pairs.jsonl", "-t", "1"]);
+}
+
+/// An adapter of few ranks moves weights that a mask held: as many as its factors give, and it says so.
+fn leaks(dir: &std::path::Path) {
+    let extract = ["adapter", "extract", "--base", "m.gguf", "--change", "single/change.gguf", "--rank", "2"];
+    let said = done(dir, &with(&extract, &["-o", "small.gguf"]));
+    let told = done(dir, &with(&extract, &["-o", "small.gguf", "--overwrite", "--json"]));
+    let base = File::open(&dir.join("m.gguf")).unwrap();
+    let changes = import_changes(&File::open(&dir.join("single/change.gguf")).unwrap(), &base).unwrap();
+    let lora = import(&File::open(&dir.join("small.gguf")).unwrap()).unwrap();
+    let (mut moved, mut of, mut largest) = (0u64, 0u64, 0.0f64);
+    for change in &changes {
+        let factor = lora.factors.iter().find(|f| f.weight == change.weight).unwrap();
+        for (i, _) in change.values.iter().enumerate().filter(|(_, d)| **d == 0.0) {
+            let (row, column) = (i / change.n_in, i % change.n_in);
+            let part = |r: usize| f64::from(factor.b[row * factor.rank + r] * factor.a[r * factor.n_in + column]);
+            let size = (f64::from(lora.scale(factor)) * (0..factor.rank).map(part).sum::<f64>()).abs();
+            (of, moved, largest) = (of + 1, moved + u64::from(size != 0.0), largest.max(size));
+        }
+    }
+    assert!(moved > 1000 && largest > 0.0);
+    let line = said.lines().find(|line| line.contains("leave alone are moved")).unwrap_or_else(|| panic!("{said}"));
+    let numbers: Vec<&str> = line.split(' ').collect();
+    let found: [u64; 2] = [0, 2].map(|i| numbers[i].parse().unwrap());
+    assert!(found[1] == of && found[0].abs_diff(moved) * 1000 <= moved, "{line}: {moved} of {of}");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["held_weights"]["moved"], found[0]);
+    assert!((told["held_weights"]["largest"].as_f64().unwrap() / largest - 1.0).abs() < 1e-5);
 }
 
 #[test]
@@ -131,7 +160,8 @@ fn what_full_training_cannot_do_is_refused_by_name() {
     let train = with(&TRAIN[..9], &["-o", "run"]);
     refused(dir, &with(&train, &["--lora-rank", "4"]), 2, &["lora-rank", "full"]);
     refused(dir, &with(&train, &["--delta", "whole"]).into_iter().collect::<Vec<_>>(), 2, &["--delta"]);
-    refused(dir, &with(&NEURONS[..7], &["-o", "x.gguf", "--score", "gradient"]), 2, &["--score", "full"]);
+    let singly = ["-o", "x.gguf", "--score", "gradient", "--granularity", "weight"];
+    refused(dir, &with(&NEURONS[..7], &singly), 2, &["--score", "full"]);
     refused(dir, &with(&NEURONS, &["--score", "size"]), 2, &["--score", "size"]);
     let best = ["--eval-split", "0.3", "--eval-steps", "1", "--load-best-model-at-end"];
     refused(dir, &with(&train, &best), 2, &["load-best-model-at-end", "full"]);

@@ -90,6 +90,8 @@ fn rows_of_a_mask_move_and_leave_as_an_exact_adapter() {
     let extract = ["adapter", "extract", "--base", "m.gguf", "--change", "run/change.gguf", "-o", "small.gguf"];
     let said = done(dir, &with(&extract, &["--rank", "1"]));
     assert!(said.contains("of the energy kept") && !said.contains(" 1.0000 of the energy kept"), "{said}");
+    // Rows without a change have none in any rank, to the bit.
+    assert!(!said.contains("leave alone"), "{said}");
     let said = done(dir, &with(&extract, &["--rank", "32", "--overwrite"]));
     assert!(said.contains(" 1.0000 of the energy kept"), "{said}");
     // It goes on, within the same rows and not beyond them.

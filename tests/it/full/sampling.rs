@@ -72,6 +72,8 @@ fn a_rewriter_is_taught_and_tells_tokens_apart() {
         with(&tell, &["-m", "m.gguf", "-t", "1", "--rewriter", "rewriter/adapter.gguf", "--max-length", "1024"]);
     let said = done(dir, &with(&label, &["-o", "w.jsonl", "--html", "w.html"]));
     assert!(said.contains("tokens of the rejected answers have a weight"), "{said}");
+    let page = std::fs::read_to_string(dir.join("w.html")).unwrap();
+    assert!(page.contains("Copy probability") && page.contains("copied with 0.") && !page.contains("og-ratio"));
     done(dir, &with(&label, &["-o", "released.jsonl", "--weigh", "released"]));
     let numbers = |value: &Value| value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>();
     for (row, released) in lines(dir, "w.jsonl").iter().zip(lines(dir, "released.jsonl")) {

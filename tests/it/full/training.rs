@@ -1,10 +1,10 @@
 //! T6 and T7 of specs `allo_hbat`, 1.11, with masks of single weights, on real steps.
 
 use crate::bench::{rows, Bench, Reports};
-use llama_align::adapter::{Change, Linear};
+use llama_align::adapter::{Change, Linear, RowChange};
 use llama_align::engine::{Engine, Form};
-use llama_align::mask::{hold_changes, select, Band, Granularity, Hold, Mask, Moved, Order};
-use llama_align::train::{DeltaKind, Method, StepReport, TrainConfig, Trainer};
+use llama_align::mask::{hold_changes, hold_rows, pool, rows_of, select, Band, Granularity, Hold, Mask, Moved, Order};
+use llama_align::train::{DeltaKind, Method, Policy, StepReport, TrainConfig, Trainer};
 use quant::Type;
 
 fn config(method: Method) -> TrainConfig {
@@ -37,7 +37,7 @@ fn train(bench: &Bench, config: &TrainConfig, hold: Option<&Hold>) -> (Vec<StepR
 #[test]
 fn single_weights_are_held_and_a_mask_of_all_is_none() {
     let bench = Bench::open(Type::Q8_0);
-    for method in [Method::Sft, Method::Dpo, Method::Kto] {
+    for method in [Method::Sft, Method::Dpo, Method::Kto, Method::Npo] {
         let config = config(method);
         let (reports, warm) = train(&bench, &config, None);
         if method == Method::Dpo {
@@ -60,6 +60,80 @@ fn single_weights_are_held_and_a_mask_of_all_is_none() {
             }
         }
         assert!(moved * 10 > mask.count() * 9, "{method:?}: {moved} of {} moved", mask.count());
+    }
+}
+
+fn train_rows(
+    bench: &Bench,
+    config: &TrainConfig,
+    rows: &[RowChange],
+    holds: bool,
+) -> (Vec<StepReport>, Vec<RowChange>) {
+    let (data, mut reports) = (crate::bench::rows(config.method), Reports::default());
+    let mut engine = Engine::with_rows(bench.model(), bench.trace(), rows, 1, Form::Training).unwrap();
+    let mut trainer = Trainer::new(config, &data, &mut engine, &mut reports).unwrap();
+    if holds {
+        trainer.hold(&engine, &hold_rows(rows)).unwrap();
+    }
+    trainer.run(&mut engine, &mut reports).unwrap();
+    let lora = Policy::adapter(&engine).unwrap();
+    // B still says where the rows belong, to the bit: what is none of them has no change.
+    let found = lora.factors.iter().map(|f| RowChange::of_factor(f).expect("one-hot")).collect();
+    (reports.take(), found)
+}
+
+/// The same of rows that alone have parameters: what they leave out is no part of the change; all of them are whole weights without
+/// a mask; and what is clipped is the norm of their own gradients.
+#[test]
+fn rows_that_move_are_a_masked_run_of_whole_weights() {
+    let bench = Bench::open(Type::Q8_0);
+    for method in [Method::Sft, Method::Dpo, Method::Kto, Method::Npo] {
+        // Every step sees all rows, so that losses compare.
+        let config = TrainConfig { batch_size: 12, grad_accum: 1, ..config(method) };
+        let (reports, warm) = train(&bench, &config, None);
+        let mask =
+            select(&pool(&Moved::new(&warm), Granularity::Row).unwrap(), Order::Largest, Band::first(0.1)).unwrap();
+        let linears = Linear::all(bench.trace());
+        let some = rows_of(&mask, &linears).unwrap();
+        let (of_some, moved) = train_rows(&bench, &config, &some, true);
+        assert!(of_some[2].loss < of_some[0].loss, "{method:?} does not learn");
+        assert_eq!(moved.iter().map(|c| c.rows.len() as u64).sum::<u64>(), mask.count());
+        for (change, start) in moved.iter().zip(&some) {
+            assert_eq!((&change.weight, &change.rows), (&start.weight, &start.rows), "{method:?}");
+            let still = change.values.chunks(change.n_in).filter(|row| row.iter().all(|&v| v == 0.0)).count();
+            assert!(still * 10 <= change.rows.len(), "{method:?} {}: {still} rows did not move", change.weight);
+            let whole = change.to_change();
+            let bits = &mask.tensor(&change.weight).unwrap().bits;
+            for (row, values) in whole.values.chunks(change.n_in).enumerate().filter(|(row, _)| !bits.get(*row)) {
+                assert!(values.iter().all(|v| v.to_bits() == 0), "{method:?} {} row {row}", change.weight);
+            }
+        }
+        // All of them: what holds them holds nothing, and they are whole weights.
+        let shapes: Vec<_> = llama_align::mask::Scores::shapes(&Moved::new(&warm)).to_vec();
+        let all = rows_of(&Mask::all(Granularity::Row, &shapes), &linears).unwrap();
+        let (held, free) = (train_rows(&bench, &config, &all, true), train_rows(&bench, &config, &all, false));
+        assert!(held.1 == free.1, "{method:?}: a mask of all is not none");
+        for (rows, whole) in held.0.iter().zip(&reports) {
+            assert!((rows.loss / whole.loss - 1.0).abs() < 1e-4, "{method:?}: {} {}", rows.loss, whole.loss);
+        }
+        assert!((held.0[0].grad_norm / reports[0].grad_norm - 1.0).abs() < 1e-4, "{method:?}");
+        // Where others are held back, whole weights are clipped by the norm of all gradients, rows by that of their own.
+        let (deltas, zero) = (Vec::new(), zeros(&bench));
+        let mut engine = Engine::with_changes(bench.model(), bench.trace(), deltas, zero, 1, Form::Training).unwrap();
+        let data = crate::bench::rows(method);
+        let mut trainer = Trainer::new(&config, &data, &mut engine, &mut Reports::default()).unwrap();
+        trainer.accumulate(&mut engine, 0).unwrap();
+        let square = |values: &[f32]| values.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>();
+        let own: f64 = (0..warm.len())
+            .map(|i| {
+                let bits = &mask.tensor(&warm[i].weight).unwrap().bits;
+                let rows = Policy::gradient(&engine, i).chunks(warm[i].n_in).enumerate();
+                rows.filter(|(row, _)| bits.get(*row)).map(|(_, g)| square(g)).sum::<f64>()
+            })
+            .sum();
+        let norm = of_some[0].grad_norm;
+        assert!((norm / own.sqrt() - 1.0).abs() < 1e-4, "{method:?}: {norm} {}", own.sqrt());
+        assert!(norm < 0.95 * reports[0].grad_norm, "{method:?}: {norm} of {}", reports[0].grad_norm);
     }
 }
 

@@ -4,6 +4,7 @@
 mod files;
 mod likelihood;
 mod program;
+mod responses;
 
 use crate::merge::Bench;
 use crate::models::runtime;

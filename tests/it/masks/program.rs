@@ -3,7 +3,7 @@
 use crate::tiny;
 use llama_align::adapter::import;
 use llama_align::gguf::{File, Value};
-use llama_align::mask::{Granularity, Mask};
+use llama_align::mask::{pool, select_as_released, Granularity, LowRank, Mask};
 use quant::Type;
 use std::path::Path;
 use std::process::Command;
@@ -133,6 +133,56 @@ fn masks_are_combined() {
     refused(dir, &["mask", "complement", "mask.gguf", "-o", "mask.gguf"], 73, &["mask.gguf"]);
     let train = with(&TRAIN[..10], &["others.gguf", "-o", "run"]);
     refused(dir, &train, 78, &["others.gguf", "another model"]);
+}
+
+/// Other choices out of one warm-up: bands, the other end, columns, and the release's way.
+#[test]
+fn other_ends_bands_and_rules_are_chosen() {
+    let shop = workshop();
+    let dir = shop.path();
+    done(dir, &with(&TRAIN[..9], &["-o", "warm", "--learning-rate", "1e-3"]));
+    let of = |flags: &[&str]| {
+        let neurons = ["neurons", "-m", "m.gguf", "--lora", "warm/adapter.gguf", "-o", "out.gguf", "--overwrite"];
+        done(dir, &with(&neurons, flags));
+        Mask::read(&dir.join("out.gguf")).unwrap()
+    };
+    let [first, two, half] = ["0.1", "0.2", "0.5"].map(|ratio| of(&["--ratio", ratio]));
+    let band = of(&["--skip", "0.1", "--ratio", "0.1"]);
+    assert_eq!((band.count(), band.provenance["rule"].as_str()), (two.count() - first.count(), "largest, skip 0.1"));
+    assert!(band.is_within(&two).unwrap() && band.intersection(&first).unwrap().count() == 0);
+    let low = of(&["--smallest", "--ratio", "0.5"]);
+    assert_eq!((low.count(), low.provenance["rule"].as_str()), (low.n() / 2, "smallest, skip 0"));
+    assert!(low.intersection(&half).unwrap().count() == 0, "what moved least is among what moved most");
+    // The release takes its threshold from candidates of every tensor: what it chooses is never less.
+    let single = of(&["--granularity", "weight", "--ratio", "0.05"]);
+    let released = of(&["--granularity", "weight", "--ratio", "0.05", "--as-released"]);
+    assert!(single.is_within(&released).unwrap() && released.count() > single.count());
+    assert_eq!(released.provenance["rule"], "as released");
+    let lora = import(&File::open(&dir.join("warm/adapter.gguf")).unwrap()).unwrap();
+    let shapes = lora.shapes();
+    let wanted = select_as_released(&LowRank::new(&lora, &shapes), 0.05).unwrap();
+    assert!(wanted.tensors() == released.tensors());
+    refused(dir, &with(&NEURONS, &["--as-released", "--smallest"]), 2, &["--as-released"]);
+    // Columns: their norms are the largest, and a run under them moves A's there alone.
+    let columns = of(&["--granularity", "column", "--ratio", "0.3"]);
+    assert_eq!((columns.granularity(), columns.count()), (Granularity::Column, columns.n() * 3 / 10));
+    let table = pool(&LowRank::new(&lora, &shapes), Granularity::Column).unwrap();
+    let (mut lowest, mut highest) = (f32::INFINITY, 0.0f32);
+    for (i, shape) in shapes.iter().enumerate() {
+        let bits = &columns.tensor(&shape.name).unwrap().bits;
+        for (k, &score) in table.values(i).iter().enumerate() {
+            (lowest, highest) = if bits.get(k) { (lowest.min(score), highest) } else { (lowest, highest.max(score)) };
+        }
+    }
+    assert!(lowest >= highest && highest > 0.0, "{lowest} {highest}");
+    let train: Vec<&str> = TRAIN.iter().map(|a| if *a == "mask.gguf" { "out.gguf" } else { a }).collect();
+    done(dir, &with(&train, &["-o", "run"]));
+    for factor in import(&File::open(&dir.join("run/adapter.gguf")).unwrap()).unwrap().factors {
+        let bits = &columns.tensor(&factor.weight).unwrap().bits;
+        for (k, &a) in factor.a.iter().enumerate() {
+            assert!(bits.get(k % factor.n_in) || a == 0.0, "{} column {}", factor.weight, k % factor.n_in);
+        }
+    }
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn product(lora: &Lora, i: usize) -> Vec<f64> {
 #[test]
 fn what_is_masked_out_does_not_change_at_all() {
     let bench = Bench::open(Type::Q8_0);
-    for method in [Method::Sft, Method::Dpo, Method::Kto] {
+    for method in [Method::Sft, Method::Dpo, Method::Kto, Method::Npo] {
         let data = rows(method);
         for (granularity, ratio) in [(Granularity::Row, 0.1), (Granularity::Column, 0.2), (Granularity::Tensor, 0.5)] {
             let mut start = bench.fresh(3);
@@ -80,7 +80,7 @@ fn what_is_masked_out_does_not_change_at_all() {
 #[test]
 fn a_mask_of_all_is_none_and_free_rows_begin_as_without_one() {
     let bench = Bench::open(Type::Q8_0);
-    for method in [Method::Sft, Method::Dpo, Method::Kto] {
+    for method in [Method::Sft, Method::Dpo, Method::Kto, Method::Npo] {
         let data = rows(method);
         for optim in [OptimizerKind::AdamW, OptimizerKind::Sgd] {
             let config = TrainConfig { optim, ..config(method) };
