@@ -11,7 +11,7 @@ use super::LLAMA_ALIGN_OK;
 use crate::adapter::Lora;
 use crate::engine::{Delta, Engine};
 use crate::error::{Error, Kind, Result};
-use crate::loss::PreferenceLoss;
+use crate::loss::{Preference, PreferenceLoss};
 use crate::train::{evaluate, EvalReport, References, TrainConfig};
 use std::sync::Arc;
 
@@ -143,10 +143,10 @@ fn measure(rows: &DatasetObject, lora: Option<Lora>, params: llama_align_evaluat
     };
     let base = under(Vec::new())?;
     match lora {
-        None => evaluate(&rows.data, &base, None, beta),
+        None => evaluate(&rows.data, &base, None, &Preference::dpo(beta)),
         Some(lora) => {
             let now = under(vec![Delta { lora, scale: 1.0, trainable: false }])?;
-            evaluate(&rows.data, &now, Some(&base), beta)
+            evaluate(&rows.data, &now, Some(&base), &Preference::dpo(beta))
         }
     }
 }

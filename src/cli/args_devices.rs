@@ -1,6 +1,6 @@
 //! Flags that choose where a model's weights lie, spelled as in llama.cpp.
 
-use clap::Args;
+use clap::{Args, CommandFactory};
 
 #[derive(Debug, Args)]
 pub(super) struct Devices {
@@ -37,8 +37,9 @@ fn layers(text: &str) -> Result<u32, String> {
 
 /// True if a command with devices is asked for their list: then nothing else need be given.
 pub(super) fn wants_list(arguments: &[String]) -> bool {
-    let has_devices = ["check", "train", "eval", "generate", "bench", "pairs", "rate"];
-    arguments.get(1).is_some_and(|command| has_devices.contains(&command.as_str()))
+    let program = super::args::Options::command();
+    let command = arguments.get(1).and_then(|name| program.find_subcommand(name));
+    command.is_some_and(|command| command.get_arguments().any(|argument| argument.get_id() == "list_devices"))
         && arguments[1..].iter().any(|a| ["--list-devices", "--list_devices"].contains(&a.as_str()))
 }
 

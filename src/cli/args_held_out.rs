@@ -9,7 +9,7 @@ pub(super) struct HeldOutArgs {
     /// Held-out rows, measured before and after training
     #[arg(long)]
     pub(super) eval_data: Option<PathBuf>,
-    /// Share of the training rows that is held out instead, by prompt, drawn by the seed [default: 0]
+    /// Share of the training rows that is held out instead, by prompt, the same rows for every seed [default: 0]
     #[arg(long, alias = "val-size", alias = "val-set-size", conflicts_with = "eval_data")]
     eval_split: Option<f64>,
     /// Measure every so many optimizer steps as well [default: 0, before and after only]

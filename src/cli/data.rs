@@ -89,20 +89,32 @@ fn show(model: &Model, sample: &Sample, colours: bool, printer: &mut Printer) {
     for (name, sequence) in parts {
         let (n, n_scored) = (sequence.tokens.len(), sequence.n_scored());
         printer.data(&format!("\n--- line {}{name}: {n} tokens, {n_scored} with a loss", sample.line()));
-        printer.data(&pieces(model, sequence, colours));
+        let mut pieces: Vec<Piece> = sequence.tokens.iter().map(|&token| Piece::of(model, token)).collect();
+        sequence.scored().for_each(|place| pieces[place].scored = true);
+        printer.data(&line(&pieces, colours));
     }
 }
 
-fn pieces(model: &Model, sequence: &Sequence, colours: bool) -> String {
-    let mut scored = vec![false; sequence.tokens.len()];
-    sequence.scored().for_each(|place| scored[place] = true);
-    let mut out = String::new();
-    for (place, &token) in sequence.tokens.iter().enumerate() {
-        let control = model.piece(token, false).is_empty();
+/// A token as it is shown.
+struct Piece {
+    text: String,
+    control: bool,
+    scored: bool,
+}
+
+impl Piece {
+    fn of(model: &Model, token: i32) -> Self {
         let text = visible(&String::from_utf8_lossy(&model.piece(token, true)));
-        let before = place.checked_sub(1).is_some_and(|before| scored[before]);
+        Self { text, control: model.piece(token, false).is_empty(), scored: false }
+    }
+}
+
+fn line(pieces: &[Piece], colours: bool) -> String {
+    let mut out = String::new();
+    let mut before = false;
+    for Piece { text, control, scored } in pieces {
         if colours {
-            let style = match (scored[place], control) {
+            let style = match (scored, control) {
                 (true, true) => SCORED_CONTROL,
                 (true, false) => SCORED,
                 (false, true) => CONTROL,
@@ -110,16 +122,17 @@ fn pieces(model: &Model, sequence: &Sequence, colours: bool) -> String {
             };
             out.push_str(&format!("{style}{text}{RESET}|"));
         } else {
-            match (before, scored[place]) {
+            match (before, *scored) {
                 (false, true) => out.push('«'),
                 (true, false) => out.push('»'),
                 _ => {}
             }
-            out.push_str(&text);
+            out.push_str(text);
             out.push('|');
         }
+        before = *scored;
     }
-    if !colours && scored.last() == Some(&true) {
+    if !colours && before {
         out.push('»');
     }
     out
@@ -136,4 +149,26 @@ fn visible(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_a_loss_is_marked_by_colour_or_by_quotes() {
+        let piece = |text: &str, control, scored| Piece { text: text.into(), control, scored };
+        let row = [
+            piece("<s>", true, false),
+            piece("ask", false, false),
+            piece("say", false, true),
+            piece("</s>", true, true),
+        ];
+        assert_eq!(line(&row, false), "<s>|ask|«say|</s>|»");
+        let styles = [CONTROL, UNSCORED, SCORED, SCORED_CONTROL];
+        let wanted: String = row.iter().zip(styles).map(|(p, style)| format!("{style}{}{RESET}|", p.text)).collect();
+        assert_eq!(line(&row, true), wanted);
+        let different: std::collections::BTreeSet<_> = styles.into_iter().collect();
+        assert!(different.len() == 4 && styles.iter().all(|style| style.starts_with('\x1b')));
+    }
 }

@@ -8,6 +8,7 @@ use crate::data::{EncodeOptions, TooLong};
 use crate::engine::{Delta, Engine, Form};
 use crate::error::{Error, Kind, Result};
 use crate::gguf;
+use crate::loss::Preference;
 use crate::runtime::Model;
 use crate::trace::Trace;
 use crate::train::{evaluate, Precision, References, TrainConfig};
@@ -37,13 +38,13 @@ pub(super) fn run(args: &EvalArgs, printer: &mut Printer) -> Result<u8> {
     let now = References::measure(&mut base, &data.samples, max_tokens)?;
     let report = if subject.is_base() {
         devices::report(printer, &model, base.tally());
-        evaluate(&data, &now, None, beta)?
+        evaluate(&data, &now, None, &Preference::dpo(beta))?
     } else {
         drop(base);
         let mut adapted = subject.engine(&model, &trace, threads, form)?;
         let then = References::measure(&mut adapted, &data.samples, max_tokens)?;
         devices::report(printer, &model, adapted.tally());
-        evaluate(&data, &then, Some(&now), beta)?
+        evaluate(&data, &then, Some(&now), &Preference::dpo(beta))?
     };
     let value = serde_json::to_value(&report).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
     if args.json {

@@ -25,6 +25,9 @@ use crate::train::{
 use std::path::Path;
 use std::sync::Arc;
 
+/// What `--eval-split` draws by: not the run's seed, so that runs of several seeds are measured on the same rows.
+const SPLIT: u64 = 0;
+
 /// Runs the command.
 pub(super) fn run(args: TrainArgs, printer: &mut Printer) -> Result<u8> {
     if let Some(text) = allo::wanted(&args)? {
@@ -234,7 +237,7 @@ pub(super) fn rows(args: &TrainArgs, config: &TrainConfig, model: &Model, n_prom
     let (rows, held_out) = match &config.eval_data {
         Some(path) => (read(&args.data)?, Some(read(path)?)),
         None if config.eval_split > 0.0 => {
-            let (rest, held_out) = read(&args.data)?.split(config.eval_split, config.seed)?;
+            let (rest, held_out) = read(&args.data)?.split(config.eval_split, SPLIT)?;
             (rest, Some(held_out))
         }
         None => (read(&args.data)?, None),

@@ -17,7 +17,7 @@ pub enum Form {
     Messages,
     /// `text`.
     Text,
-    /// `prompt`, `chosen` and `rejected`. A string prompt beside whole dialogues as message lists counts as this form
+    /// `prompt` (or, of strings, axolotl's `input`), `chosen` and `rejected`. A string prompt beside whole dialogues as message lists counts as this form
     /// too; the dialogues then hold the prompt.
     Pair,
     /// `chosen` and `rejected`, whole dialogues: the prompt is what they have in common.
@@ -133,7 +133,17 @@ type Column<'a> = (&'a str, &'a Value);
 
 impl<'a> Parts<'a> {
     fn get(&self, part: &str) -> Option<Column<'a>> {
-        self.fields.get(self.columns, part)
+        self.fields.get(self.columns, part).or_else(|| self.asked().filter(|_| part == "prompt"))
+    }
+
+    /// The prompt of rows that call it `input` (axolotl's `icr`): a text beside two answers, where nothing else is one.
+    fn asked(&self) -> Option<Column<'a>> {
+        let own = |part: &str| self.fields.get(self.columns, part);
+        let string = |part: &str| own(part).is_some_and(|(_, value)| value.is_string());
+        let free =
+            self.columns.mapped("prompt").or(self.columns.mapped("input")).is_none() && own("messages").is_none();
+        let (_, input) = own("input").filter(|_| free && string("chosen") && string("rejected"))?;
+        input.as_str().filter(|text| !text.trim().is_empty()).and(own("input"))
     }
 
     fn need(&self, part: &str) -> Result<Column<'a>, String> {

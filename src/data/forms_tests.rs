@@ -22,6 +22,12 @@ fn all_string_forms() {
     let (form, example) = parse(r#"{"prompt":"p","completion":"c","label":false}"#).unwrap();
     assert_eq!(form, Form::Labelled);
     assert_eq!(example, Example::Labelled { prompt: plain("p"), completion: plain("c"), label: false });
+    // Axolotl's icr rows; an empty `input` asks nothing.
+    let (form, example) = parse(r#"{"system":"s","input":"p","chosen":"a","rejected":"b"}"#).unwrap();
+    let answer = |text: &str| messages(&[("assistant", text)]);
+    let prompt = messages(&[("system", "s"), ("user", "p")]);
+    assert_eq!((form, example), (Form::Pair, Example::Pair { prompt, chosen: answer("a"), rejected: answer("b") }));
+    assert_eq!(parse(r#"{"input":" ","chosen":"h a","rejected":"h b"}"#).unwrap().0, Form::ImplicitPair);
     let line = r#"{"chosen":"\n\nHuman: h\n\nAssistant: a","rejected":"\n\nHuman: h\n\nAssistant: b"}"#;
     let (form, example) = parse(line).unwrap();
     assert_eq!(form, Form::ImplicitPair);

@@ -10,7 +10,8 @@ use super::{log_sigmoid, sigmoid};
 pub enum PreferenceLoss {
     /// −ln σ(βΔ). DPO, Rafailov et al. 2023 (arXiv 2305.18290), equation 7.
     Sigmoid,
-    /// −(1−ε)·ln σ(βΔ) − ε·ln σ(−βΔ). Conservative DPO, Mitchell 2023: labels are wrong with probability ε.
+    /// −(1−ε)·ln σ(βΔ) − ε·ln σ(−βΔ). Conservative DPO, Mitchell 2023 (A note on DPO with noisy preferences,
+    /// ericmitchell.ai/cdpo.pdf), equation 3: labels are wrong with probability ε.
     Cdpo,
     /// \[−(1−ε)·ln σ(βΔ) + ε·ln σ(−βΔ)\]/(1−2ε). Robust DPO, Chowdhury et al. 2024 (arXiv 2403.00409), equation 8.
     Robust,
@@ -18,7 +19,8 @@ pub enum PreferenceLoss {
     Hinge,
     /// (s_w/n_w − s_l/n_l − 1/(2β))². IPO, Azar et al. 2023 (arXiv 2310.12036), equation 17, per token as its authors do.
     Ipo,
-    /// −ln σ(β(s_w/n_w − s_l/n_l)): sigmoid on log-ratios per token.
+    /// −ln σ(β(s_w/n_w − s_l/n_l)): sigmoid on log-ratios per token, as TRL's `sigmoid_norm`; with lengths as in SimPO and a
+    /// reference as in DPO.
     SigmoidNorm,
     /// 1 − σ(βs_w) + σ(βs_l). APO-zero, D'Oosterlinck et al. 2024 (arXiv 2408.06266): for answers better than the model's.
     ApoZero,
@@ -229,19 +231,24 @@ impl Preference {
         };
         loss -= sft_weight * a_w;
         d_w -= sft_weight / n_w;
-        let (r_w, r_l) = match kind {
-            L::Cpo => (p.chosen, p.rejected),
-            L::Simpo | L::Orpo => (a_w, a_l),
-            _ => (s_w, s_l),
-        };
         let n = n_pairs_step.max(1) as f64;
         PairLoss {
             loss: loss / n,
             d_chosen: d_w / n,
             d_rejected: d_l / n,
-            reward_chosen: beta * r_w,
-            reward_rejected: beta * r_l,
+            reward_chosen: self.reward(p.chosen, p.ref_chosen, p.n_chosen),
+            reward_rejected: self.reward(p.rejected, p.ref_rejected, p.n_rejected),
         }
+    }
+
+    /// The reward that an answer of `n` tokens has by this loss: β·s; where there is no reference β·l, of SimPO and ORPO β·ā.
+    pub fn reward(&self, logp: f64, ref_logp: f64, n: usize) -> f64 {
+        self.beta
+            * match self.loss {
+                PreferenceLoss::Cpo => logp,
+                PreferenceLoss::Simpo | PreferenceLoss::Orpo => logp / n.max(1) as f64,
+                _ => logp - ref_logp,
+            }
     }
 }
 

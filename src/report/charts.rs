@@ -95,7 +95,7 @@ fn curve(
             ));
         }
         series.extend(smoothed(line, points));
-        let measured = view.evaluated(measured_key(line.key));
+        let measured = view.evaluated(line.key);
         if let Some(last) = measured.last() {
             about.push(format!("{}, held out: {} at step {}", line.name, short(last.1), last.0));
             // A line of its own colour beside one line; beside two each is told by its line's colour, and named once.
@@ -116,15 +116,6 @@ fn curve(
     let id = title.to_lowercase().replace(' ', "-");
     let plot = Plot { id, title: title.into(), unit: unit.into(), about: about.join("; "), series, bounds };
     Some(Chart { title, note: note.to_owned(), svg: plot.svg() })
-}
-
-/// What measurements of held-out rows call a step's number.
-fn measured_key(key: &str) -> &str {
-    match key {
-        "logps/chosen" => "logps_chosen",
-        "logps/rejected" => "logps_rejected",
-        key => key,
-    }
 }
 
 /// Single values, pale, behind the mean of the steps around each, where a run is long enough to be noisy.

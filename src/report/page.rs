@@ -136,8 +136,8 @@ const MEASURES: [(&str, Option<bool>, &str); 9] = [
     ("accuracy", Some(true), "Pairs whose chosen answer is likelier"),
     ("rewards/chosen", None, "Reward of chosen answers"),
     ("rewards/rejected", None, "Reward of rejected answers"),
-    ("logps_chosen", Some(true), "Log-prob of chosen answers"),
-    ("logps_rejected", None, "Log-prob of rejected answers"),
+    ("logps/chosen", Some(true), "Log-prob of chosen answers"),
+    ("logps/rejected", None, "Log-prob of rejected answers"),
     ("nll", Some(false), "Negative log-likelihood per token"),
 ];
 

@@ -121,7 +121,7 @@ pub struct TrainConfig {
     pub recompute: Recompute,
     /// Held-out rows.
     pub eval_data: Option<PathBuf>,
-    /// Share of the training rows that is held out instead; 0 means none.
+    /// Share of the training rows that is held out instead, the same ones for every seed; 0 means none.
     pub eval_split: f64,
     /// Optimizer steps between two measurements of held-out rows; 0 means before and after the run only.
     pub eval_steps: usize,

@@ -64,3 +64,24 @@ fn flags_win_over_the_file() {
     config.apply(TrainOverrides { epochs: Some(2.0), lora_rank: Some(8), ..TrainOverrides::default() }).unwrap();
     assert_eq!((config.lora_rank, config.n_steps(100)), (8, 26));
 }
+
+#[test]
+fn steps_of_warm_up_stand_before_a_share_of_the_run() {
+    let config = |ratio, steps| TrainConfig { warmup_ratio: ratio, warmup_steps: steps, ..TrainConfig::default() };
+    assert_eq!(config(0.1, 0).schedule(25).n_warmup, 3);
+    assert_eq!(config(0.1, 7).schedule(25).n_warmup, 7);
+    assert_eq!(config(0.0, 0).schedule(25).n_warmup, 0);
+}
+
+#[test]
+fn held_out_rewards_are_those_of_the_loss() {
+    let by = |loss: &str, method| {
+        let config = TrainConfig { loss_type: loss.into(), method, ..TrainConfig::default() }.resolve().unwrap();
+        config.rewards().unwrap().reward(-12.0, -10.0, 4)
+    };
+    let dpo = |loss| by(loss, Method::Dpo);
+    let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
+    assert!(close(dpo("sigmoid"), -0.2) && close(dpo("ipo,sft"), -0.2) && close(dpo("cpo"), -1.2));
+    assert!(close(dpo("simpo"), -6.0) && close(dpo("orpo"), -0.3));
+    assert!(close(by("sigmoid", Method::Kto), -0.2) && close(by("sigmoid", Method::Sft), -0.2));
+}

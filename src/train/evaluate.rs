@@ -5,6 +5,7 @@ use super::policy::Policy;
 use crate::data::{Dataset, Sample, Sequence};
 use crate::engine::Layout;
 use crate::error::{Error, Kind, Result};
+use crate::loss::Preference;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -190,10 +191,10 @@ pub struct EvalReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     /// Mean summed log-prob of chosen answers.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "logps/chosen", skip_serializing_if = "Option::is_none")]
     pub logps_chosen: Option<f64>,
     /// Mean summed log-prob of rejected answers.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "logps/rejected", skip_serializing_if = "Option::is_none")]
     pub logps_rejected: Option<f64>,
     /// Share of pairs whose chosen answer has the higher reward.
     #[serde(rename = "rewards/accuracies", skip_serializing_if = "Option::is_none")]
@@ -232,19 +233,26 @@ pub struct RowScore {
     pub reward_margin: Option<f64>,
 }
 
-/// Every row's own scores, in the order of the data.
+/// The rewards of a row's sequences whose summed log-probs are `now`, and `then` under the reference.
+fn gains(sample: &Sample, now: &[f64], then: &[f64], rewards: &Preference) -> Vec<f64> {
+    let logps = now.iter().zip(then);
+    sample
+        .sequences()
+        .zip(logps)
+        .map(|(sequence, (now, then))| rewards.reward(*now, *then, sequence.n_scored()))
+        .collect()
+}
+
+/// Every row's own scores, in the order of the data; rewards by `rewards`, where there is a reference.
 pub fn row_scores(
     data: &Dataset,
     now: &References,
     reference: Option<&References>,
-    beta: f64,
+    rewards: &Preference,
 ) -> Result<Vec<RowScore>> {
     let score = |(row, sample): (usize, &Sample)| {
         let logps = now.of(row)?.to_vec();
-        let rewards: Option<Vec<f64>> = match reference {
-            Some(r) => Some(logps.iter().zip(r.of(row)?).map(|(p, r)| beta * (p - r)).collect()),
-            None => None,
-        };
+        let rewards = reference.map(|r| Ok(gains(sample, &logps, r.of(row)?, rewards))).transpose()?;
         let pair = matches!(sample, Sample::Pair { .. });
         let wins = |of: &[f64]| f64::from(u8::from(of[0] > of[1]));
         let n_tokens = sample.sequences().next().map_or(1, Sequence::n_scored);
@@ -261,18 +269,21 @@ pub fn row_scores(
     data.samples.iter().enumerate().map(score).collect()
 }
 
-/// What `now`, measured over all rows of `data`, amounts to; rewards against `reference` where there is one.
-pub fn evaluate(data: &Dataset, now: &References, reference: Option<&References>, beta: f64) -> Result<EvalReport> {
+/// What `now`, measured over all rows of `data`, amounts to; rewards as the loss `by` has them where there is a `reference`
+/// ([`Preference::dpo`] for the implicit one).
+pub fn evaluate(
+    data: &Dataset,
+    now: &References,
+    reference: Option<&References>,
+    by: &Preference,
+) -> Result<EvalReport> {
     let mut report = EvalReport { n_rows: data.samples.len(), ..EvalReport::default() };
     // Sums and counts: wanted, unwanted.
     let (mut nll, mut logps, mut rewards, mut n) = (0.0, [0.0; 2], [0.0; 2], [0usize; 2]);
     let (mut wins, mut reward_wins, mut n_pairs) = (0usize, 0usize, 0usize);
     for (row, sample) in data.samples.iter().enumerate() {
         let sums = now.of(row)?;
-        let gains: Option<Vec<f64>> = match reference {
-            Some(r) => Some(sums.iter().zip(r.of(row)?).map(|(p, r)| beta * (p - r)).collect()),
-            None => None,
-        };
+        let gains = reference.map(|r| Ok(gains(sample, sums, r.of(row)?, by))).transpose()?;
         let first_is_wanted = !matches!(sample, Sample::Labelled { desirable: false, .. });
         for (k, sequence) in sample.sequences().enumerate() {
             let wanted = first_is_wanted && k == 0;

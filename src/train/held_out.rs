@@ -26,7 +26,7 @@ impl<D: Deref<Target = Dataset>> HeldOut<D> {
 
     /// The same from what was measured at the start of a run that is taken up again.
     pub fn resume(config: &TrainConfig, data: D, start: References) -> Result<Self> {
-        let mut before = evaluate(&data, &start, Some(&start), config.beta)?;
+        let mut before = evaluate(&data, &start, Some(&start), &config.rewards()?)?;
         before.loss = Some(loss(config, &data, &start, &start)?);
         Ok(Self { data, start, before })
     }
@@ -49,9 +49,10 @@ impl<D: Deref<Target = Dataset>> HeldOut<D> {
     /// Measures the policy as it is now: the report, and every row's own scores.
     pub fn measure(&self, config: &TrainConfig, policy: &mut dyn Policy) -> Result<(EvalReport, Vec<RowScore>)> {
         let now = measure(config, &self.data, policy)?;
-        let mut report = evaluate(&self.data, &now, Some(&self.start), config.beta)?;
+        let rewards = config.rewards()?;
+        let mut report = evaluate(&self.data, &now, Some(&self.start), &rewards)?;
         report.loss = Some(loss(config, &self.data, &now, &self.start)?);
-        Ok((report, row_scores(&self.data, &now, Some(&self.start), config.beta)?))
+        Ok((report, row_scores(&self.data, &now, Some(&self.start), &rewards)?))
     }
 }
 

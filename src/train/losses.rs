@@ -1,6 +1,7 @@
 //! The losses on pairs that a configuration names.
 
 use super::config::TrainConfig;
+use super::method::Method;
 use super::resolve::bad;
 use crate::error::Result;
 use crate::loss::{Mixture, Preference, PreferenceLoss};
@@ -39,6 +40,15 @@ impl TrainConfig {
     /// The losses on pairs that `loss_type` names, with their weights.
     pub(super) fn losses(&self) -> Result<Vec<(f64, PreferenceLoss)>> {
         Ok(self.weighted_losses()?.into_iter().filter_map(|(weight, loss)| Some((weight, loss?))).collect())
+    }
+
+    /// By what held-out answers have rewards: the first loss on pairs, as in training; DPO's implicit reward for other methods.
+    pub(super) fn rewards(&self) -> Result<Preference> {
+        let first = match self.method {
+            Method::Dpo => self.mixture()?.parts.first().map(|(_, part)| *part),
+            Method::Sft | Method::Kto | Method::Npo => None,
+        };
+        Ok(first.unwrap_or_else(|| Preference::dpo(self.beta)))
     }
 
     /// The losses on pairs with their constants.

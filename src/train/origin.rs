@@ -138,3 +138,50 @@ impl TrainConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_inputs_are_refused_and_another_plan_unless_inexact() {
+        let text = |s: &str| s.to_owned();
+        let was = Origin {
+            program: text("0.1.0"),
+            kernels: text("avx512, a CPU"),
+            threads: 2,
+            model: text("m"),
+            data: text("d"),
+            eval_data: None,
+            lora: None,
+            mask: None,
+            token_weights: None,
+        };
+        assert!(was.check(&was.clone(), false).is_ok());
+        let plans = [
+            (Origin { program: text("0.2.0"), ..was.clone() }, "the program's version is 0.2.0"),
+            (Origin { kernels: text("avx2, a CPU"), ..was.clone() }, "the set of kernels is avx2, a CPU"),
+            (Origin { threads: 1, ..was.clone() }, "the number of threads is 1"),
+        ];
+        for (wanted, says) in plans {
+            let error = was.check(&wanted, false).unwrap_err();
+            assert_eq!(error.kind(), Kind::Mismatch);
+            assert!(error.to_string().contains(says) && error.to_string().contains("--resume-inexact"), "{error}");
+            assert!(was.check(&wanted, true).is_ok(), "{says}");
+        }
+        let inputs = [
+            (Origin { model: text("n"), ..was.clone() }, "model"),
+            (Origin { data: text("e"), ..was.clone() }, "--data"),
+            (Origin { eval_data: Some(text("e")), ..was.clone() }, "--eval-data"),
+            (Origin { lora: Some(text("l")), ..was.clone() }, "--lora"),
+            (Origin { mask: Some(text("k")), ..was.clone() }, "--mask"),
+            (Origin { token_weights: Some(text("w")), ..was.clone() }, "--token-weights"),
+        ];
+        for (wanted, says) in inputs {
+            for inexact in [false, true] {
+                let error = was.check(&wanted, inexact).unwrap_err().to_string();
+                assert!(error.contains(says) && !error.contains("inexact"), "{error}");
+            }
+        }
+    }
+}

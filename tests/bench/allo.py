@@ -40,7 +40,7 @@ def arguments():
     p.add_argument("--train-rows", type=int, default=96, help="the first ones; ALLO tells the tokens of all of them apart")
     p.add_argument("--eval-rows", type=int, default=32)
     p.add_argument("--limit", default="60", help="TruthfulQA's questions")
-    p.add_argument("--arms", default="", help="only these, with commas between")
+    p.add_argument("--arms", default="", help="only these, with semicolons between")
     return p.parse_args()
 
 
@@ -165,7 +165,7 @@ def main():
     for seed in range(args.seeds):
         for rate, full_rate in rates:
             for name, run, flags in bench.arms(seed, rate, full_rate):
-                if args.arms and name not in args.arms.split(","):
+                if args.arms and name not in args.arms.split(";"):
                     continue
                 begun = time.monotonic()
                 bench.train(run, seed, *flags)

@@ -1,13 +1,16 @@
-"""Writes a model in the shape of a 7B Llama with random weights, for measuring merges: shaped_model.py OUT.gguf TYPE BLOCKS SEED.
+"""Writes a model in the shape of a Llama with random weights, for measuring: shaped_model.py OUT.gguf TYPE BLOCKS SEED [7b|1.1b].
 
-TYPE is f16, q8_0 or q4_k; 32 blocks of q4_k are about 3.9 GB. The bytes are valid: scales are small numbers, codes are any.
+TYPE is f16, q8_0 or q4_k; 32 blocks of a 7B Llama in q4_k are about 3.9 GB, TinyLlama's 22 of the 1.1B one 0.6 GB. The bytes are
+valid: scales are small numbers, codes are any.
 """
 
 import random
 import struct
 import sys
 
-WIDTH, FF, KV_WIDTH, VOCABULARY, ROWS = 4096, 11008, 4096, 32000, 256
+SHAPES = {"7b": (4096, 11008, 4096), "1.1b": (2048, 5632, 256)}
+WIDTH, FF, KV_WIDTH = SHAPES[sys.argv[5] if len(sys.argv) > 5 else "7b"]
+VOCABULARY, ROWS, HEADS = 32000, 256, 32
 TYPES = {"f32": (0, 1, 4), "f16": (1, 1, 2), "q8_0": (8, 32, 34), "q4_k": (12, 256, 144)}
 
 
@@ -75,10 +78,10 @@ def main():
         key("llama.context_length", "u32", 4096),
         key("llama.embedding_length", "u32", WIDTH),
         key("llama.feed_forward_length", "u32", FF),
-        key("llama.attention.head_count", "u32", 32),
-        key("llama.attention.head_count_kv", "u32", 32 * KV_WIDTH // WIDTH),
+        key("llama.attention.head_count", "u32", HEADS),
+        key("llama.attention.head_count_kv", "u32", HEADS * KV_WIDTH // WIDTH),
         key("llama.attention.layer_norm_rms_epsilon", "f32", 1e-5),
-        key("llama.rope.dimension_count", "u32", 128),
+        key("llama.rope.dimension_count", "u32", WIDTH // HEADS),
         key("tokenizer.ggml.model", "text", "llama"),
         key("tokenizer.ggml.tokens", "texts", tokens),
     ]

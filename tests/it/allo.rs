@@ -83,7 +83,7 @@ fn summed_up(dir: &Path) {
     assert_eq!(record["before"]["nll"], stages[0]["before"]["nll"]);
     assert_eq!(record["after"]["nll"], stages[2]["after"]["nll"]);
     // Rewards are against the model that it began with, of which learning alone knows nothing.
-    let ([c0, c1], [r0, r1], [_, margin]) = (of("logps_chosen"), of("logps_rejected"), of("rewards/margins"));
+    let ([c0, c1], [r0, r1], [_, margin]) = (of("logps/chosen"), of("logps/rejected"), of("rewards/margins"));
     assert!((margin - 0.1 * ((c1 - c0) - (r1 - r0))).abs() < 1e-9, "{margin}");
     assert_ne!(record["after"]["rewards/margins"], stages[2]["after"]["rewards/margins"]);
     let metrics = String::from_utf8(bytes(dir, "run/metrics.jsonl")).unwrap();

@@ -59,7 +59,7 @@ fn real_model_learns_and_the_adapter_file_holds_it() {
 
     let adapter = out.join("adapter.gguf");
     let again = json(&["eval", "-m", text(&model), "--lora", text(&adapter), "-d", HELD_OUT, "--json"]);
-    for key in ["n_pairs", "accuracy", "logps_chosen", "logps_rejected", "rewards/accuracies", "rewards/margins"] {
+    for key in ["n_pairs", "accuracy", "logps/chosen", "logps/rejected", "rewards/accuracies", "rewards/margins"] {
         let (file, engine) = (again[key].as_f64().unwrap(), after[&format!("eval_{key}")].as_f64().unwrap());
         assert!((file - engine).abs() <= 1e-6 * engine.abs(), "{key}: {file} from the file, {engine} in training");
     }
@@ -156,4 +156,45 @@ fn real_rewriter_finds_the_digit_that_is_wrong() {
     let (after, doubt) = labelled(&rewriter.join("adapter.gguf"), "after.jsonl");
     assert!(after > 0.9, "the area under the curve is {after}, {before} before teaching");
     assert!(doubt < 0.5 * doubt_before, "right tokens are doubted by {doubt}, by {doubt_before} before teaching");
+}
+
+/// Answers with and without an instruction, written without it.
+#[test]
+#[ignore = "needs a real model: make test"]
+fn real_model_makes_pairs_of_a_style() {
+    let directory = tempfile::tempdir().unwrap();
+    let (model, prompts, out) = (model(), directory.path().join("prompts.txt"), directory.path().join("pairs.jsonl"));
+    let asked = ["What is the capital of France?", "What is sourdough?", "What is a stock?", "Is the sea salty?"];
+    std::fs::write(&prompts, asked.join("\n")).unwrap();
+    let told = "Answer in one short sentence.";
+    let pairs = [
+        "pairs",
+        "-m",
+        text(&model),
+        "-f",
+        text(&prompts),
+        "--chosen-system",
+        told,
+        "-o",
+        text(&out),
+        "-n",
+        "240",
+        "--parallel",
+        "1",
+    ];
+    let said = run(&pairs);
+    let rows: Vec<Value> =
+        std::fs::read_to_string(&out).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(!rows.is_empty() && said.contains(&format!("{} pairs of 4 prompts; dropped: ", rows.len())), "{said}");
+    let part = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    for row in &rows {
+        assert!(asked.contains(&part(row, "prompt").as_str()) && !row.to_string().contains(told), "{row}");
+        assert!(!part(row, "chosen").trim().is_empty() && part(row, "chosen") != part(row, "rejected"), "{row}");
+    }
+    // What an answer is without the instruction, `generate` says too.
+    let row = &rows[0];
+    let alone = run(&["generate", "-m", text(&model), "-p", &part(row, "prompt"), "-n", "240"]);
+    assert_eq!(alone.trim(), part(row, "rejected"));
+    let length = |key: &str| rows.iter().map(|row| part(row, key).len()).sum::<usize>();
+    assert!(length("chosen") < length("rejected"), "{rows:?}");
 }

@@ -2,8 +2,9 @@
 
 use crate::bench::{named, norm, rows, Bench, Reports};
 use llama_align::data::{Dataset, Sample, Sequence};
-use llama_align::engine::Layout;
+use llama_align::engine::{Engine, Layout};
 use llama_align::error::{Kind, Result};
+use llama_align::evaluate::between;
 use llama_align::optim::OptimizerKind;
 use llama_align::train::{Method, Observer, Policy, StepReport, TrainConfig, Trainer};
 use quant::Type;
@@ -310,4 +311,37 @@ fn numbers_that_are_none_stop_the_run_with_step_and_rows() {
         let wanted = format!("step 1: the gradient's norm is inf, rows of lines {}; ", lines(&data, 0, 0..8));
         assert!(message.starts_with(&wanted) && kept, "{method:?}: {message}");
     }
+}
+
+/// KL and agreement by hand: softmax in f64 over logits of the whole row, at places on both sides of the windows' border.
+#[test]
+fn divergence_is_the_mean_over_tokens_of_the_whole_vocabulary() {
+    let bench = Bench::open(Type::Q8_0);
+    let n_vocab = bench.model().n_vocab();
+    let tokens = (0..200).map(|i| ((i * 7919 + 13) % n_vocab) as i32).collect();
+    let sequence = Sequence::new(tokens, 20);
+    let mut base = Engine::new(bench.model(), bench.trace(), Vec::new(), 1).unwrap();
+    let mut now = bench.engine(bench.warm(5));
+    let found = between(&mut now, &mut base, &sequence).unwrap();
+    let logits = |engine: &mut Engine| {
+        let mut rows: Vec<Vec<f64>> = Vec::new();
+        let mut take = |_: usize, _: usize, row: &[f32]| rows.push(row.iter().map(|&x| f64::from(x)).collect());
+        engine.visit_logits(&[&sequence], &mut take).unwrap();
+        rows
+    };
+    let (base, now) = (logits(&mut base), logits(&mut now));
+    assert_eq!((base.len(), now.len()), (180, 180));
+    let log_softmax = |row: &[f64]| {
+        let sum: f64 = row.iter().map(|x| x.exp()).sum();
+        row.iter().map(|x| x - sum.ln()).collect::<Vec<_>>()
+    };
+    let (mut kl, mut same) = (0.0, 0);
+    for (p, q) in now.iter().zip(&base) {
+        let (p, q) = (log_softmax(p), log_softmax(q));
+        kl += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>() / 180.0;
+        let best = |row: &[f64]| (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b]));
+        same += usize::from(best(&p) == best(&q));
+    }
+    assert!(kl > 1e-4 && (found.kl - kl).abs() < 1e-4 * kl, "{} {kl}", found.kl);
+    assert!((1..180).contains(&same) && (found.top1_agreement - same as f64 / 180.0).abs() < 1e-12, "{same}");
 }

@@ -214,3 +214,16 @@ fn every_flag_of_train_prints_its_default() {
     }
     assert!(seen >= 20, "{seen} flags in {}", ran.out);
 }
+
+/// Whatever else a command needs, it lists the devices and ends.
+#[test]
+fn every_command_with_devices_lists_them() {
+    let dir = tempfile::tempdir().unwrap();
+    for command in ["check", "train", "eval", "generate", "bench", "pairs", "sample", "rate"] {
+        let ran = run(dir.path(), &[command, "--list-devices"]);
+        assert!(ran.status == 0 && ran.out.contains("Available devices"), "{command}: {ran:?}");
+    }
+    for command in ["merge", "neurons", "hma"] {
+        assert_eq!(run(dir.path(), &[command, "--list-devices"]).status, 2, "{command}");
+    }
+}

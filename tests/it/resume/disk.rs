@@ -20,6 +20,7 @@ fn a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_when_there_is_room(
     let checkpoint = shop.files("whole")["checkpoint-10.gguf"].len() / 1024;
     // Room for one checkpoint, and not for the draft of the next.
     if !mount(&format!("size={}k", checkpoint * 3 / 2)) {
+        eprintln!("a full disk was NOT tried: no tmpfs can be mounted here (root can)");
         return;
     }
     let ran = std::panic::catch_unwind(|| {

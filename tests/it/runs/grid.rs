@@ -45,7 +45,7 @@ fn compares(dir: &Path) {
     let runs = CELLS.map(|cell| format!("grid/{cell}"));
     let compare: Vec<&str> = ["compare"].into_iter().chain(runs.iter().map(String::as_str)).collect();
     let margins = ["--metric", "rewards/margins", "--baseline"];
-    // Seeds hold out other rows: no pairs of items, hence no interval, but means and deviations.
+    // Every seed has the same rows held out: two runs each, compared item by item after the mean over seeds.
     let ran = done(dir, &[&compare[..], &margins, &["loss_type=hinge", "--json"]].concat());
     let found = json(&ran.out);
     let group = &found["groups"][0];
@@ -56,6 +56,23 @@ fn compares(dir: &Path) {
     assert_eq!(group["name"], "loss_type=sigmoid");
     assert!((cell["mean"].as_f64().unwrap() - (a + b) / 2.0).abs() < 1e-12);
     assert!((cell["sd"].as_f64().unwrap() - (a - b).abs() / 2f64.sqrt()).abs() < 1e-12);
+    let over_seeds = |cells: [&str; 2]| -> Vec<f64> {
+        let [a, b] = cells.map(|cell| values(dir, cell, "rewards/margins"));
+        a.iter().zip(&b).map(|(a, b)| (a + b) / 2.0).collect()
+    };
+    let (ours, theirs) = (over_seeds([CELLS[0], CELLS[1]]), over_seeds([CELLS[2], CELLS[3]]));
+    let wanted = ours.iter().zip(&theirs).map(|(a, b)| a - b).sum::<f64>() / ours.len() as f64;
+    let change = &cell["change"];
+    assert!((change["difference"].as_f64().unwrap() - wanted).abs() < 1e-12, "{change} {wanted}");
+    assert!(change["low"].as_f64().unwrap() <= wanted && wanted <= change["high"].as_f64().unwrap());
+    let same = |name: &str| CELLS.map(|cell| read(dir, &format!("grid/{cell}/{name}")));
+    let lines = same("eval-items.jsonl").map(|text| text.lines().map(|l| json(l)["line"].clone()).collect::<Vec<_>>());
+    assert!(lines.iter().all(|of| *of == lines[0]) && lines[0].len() == 6, "{lines:?}");
+    // The same from the items of another task.
+    let ran =
+        done(dir, &[&compare[..], &["--items", "eval-items.jsonl"], &margins, &["loss_type=hinge", "--json"]].concat());
+    let again = json(&ran.out)["groups"][0]["cells"]["rewards/margins"]["mean"].as_f64().unwrap();
+    assert!((again - (a + b) / 2.0).abs() < 1e-9, "{again}");
     // One seed each: the same held-out rows, item by item.
     let pair = [compare[1], compare[3]];
     let ran = done(dir, &[&["compare"], &pair[..], &margins, &[CELLS[0], "--json"]].concat());

@@ -97,6 +97,24 @@ fn equal_runs_leave_equal_bytes_and_no_path() {
     }
 }
 
+/// The first step sees the model as it was measured before it: the same rows have the same rewards by any loss.
+#[test]
+fn held_out_rewards_are_the_training_ones() {
+    let dir = workshop();
+    let dir = dir.path();
+    std::fs::write(dir.join("rows.jsonl"), pairs(4, 0)).unwrap();
+    for loss in ["sigmoid", "simpo", "cpo", "orpo", "ipo"] {
+        let rows = ["--eval-data", "rows.jsonl", "--batch-size", "4", "--grad-accum", "1", "--max-steps", "1"];
+        done(dir, &train(&[&rows[..], &["--loss-type", loss, "--overwrite", "--samples", "0"]].concat()));
+        let lines: Vec<_> = read(dir, "run/metrics.jsonl").lines().map(json).collect();
+        for key in ["rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen"] {
+            let (held, step) = (lines[0][format!("eval_{key}")].as_f64().unwrap(), lines[1][key].as_f64().unwrap());
+            assert!((held - step).abs() < 1e-9 * (1.0 + step.abs()), "{loss} {key}: {held}, in training {step}");
+        }
+        assert_eq!(lines[1]["rewards/chosen"] == 0.0, ["sigmoid", "ipo"].contains(&loss), "{loss}");
+    }
+}
+
 #[test]
 fn flags_that_lack_what_they_need_are_refused() {
     let dir = workshop();
