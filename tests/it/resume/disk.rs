@@ -1,6 +1,7 @@
 //! A disk that is full, or a limit on the size of files: an error that names file and bytes, and a run that goes on later.
 
 use super::Workshop;
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 const FLAGS: [&str; 12] =
@@ -20,7 +21,7 @@ fn a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_when_there_is_room(
     let checkpoint = shop.files("whole")["checkpoint-10.gguf"].len() / 1024;
     // Room for one checkpoint, and not for the draft of the next.
     if !mount(&format!("size={}k", checkpoint * 3 / 2)) {
-        eprintln!("a full disk was NOT tried: no tmpfs can be mounted here (root can)");
+        writeln!(std::io::stderr(), "a full disk was NOT tried: no tmpfs can be mounted here (root can)").unwrap();
         return;
     }
     let ran = std::panic::catch_unwind(|| {
