@@ -58,6 +58,7 @@ typedef struct llama_align_api {
     llama_align_status (*dataset_describe)(const struct llama_align_dataset *dataset, struct llama_align_dataset_info *out, struct llama_align_error *err);
     llama_align_status (*adapter_params_init)(struct llama_align_adapter_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*adapter_new)(const struct llama_align_model *model, const char *targets, const struct llama_align_adapter_params *params, struct llama_align_adapter **out, struct llama_align_error *err);
+    llama_align_status (*adapter_new_shaped)(const struct llama_align_model *model, const char *targets, const char *layers, const char *ranks, const char *alphas, const struct llama_align_adapter_params *params, struct llama_align_adapter **out, struct llama_align_error *err);
     llama_align_status (*adapter_load)(const struct llama_align_model *model, const char *path, struct llama_align_adapter **out, struct llama_align_error *err);
     llama_align_status (*adapter_from_memory)(const struct llama_align_model *model, const uint8_t *buf, size_t buf_bytes, struct llama_align_adapter **out, struct llama_align_error *err);
     llama_align_status (*adapter_save)(const struct llama_align_adapter *adapter, const char *path, struct llama_align_error *err);
@@ -65,6 +66,8 @@ typedef struct llama_align_api {
     llama_align_status (*adapter_to_peft)(const struct llama_align_adapter *adapter, const char *directory, const char *base_model, struct llama_align_error *err);
     llama_align_status (*adapter_to_memory)(const struct llama_align_adapter *adapter, uint8_t *buf, size_t buf_bytes, size_t *n_bytes, struct llama_align_error *err);
     void (*adapter_free)(struct llama_align_adapter *adapter);
+    llama_align_status (*adapter_save_change)(const struct llama_align_adapter *adapter, const char *path, struct llama_align_error *err);
+    llama_align_status (*adapter_load_change)(struct llama_align_adapter *adapter, const char *path, struct llama_align_error *err);
     llama_align_status (*limit_params_init)(struct llama_align_limit_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*adapter_sum)(const struct llama_align_adapter *const *adapters, const float *scales, size_t n_adapters, struct llama_align_adapter **out, struct llama_align_error *err);
     llama_align_status (*adapter_truncate)(const struct llama_align_adapter *adapter, const struct llama_align_limit_params *params, struct llama_align_kept *kept, struct llama_align_adapter **out, struct llama_align_error *err);
@@ -76,6 +79,8 @@ typedef struct llama_align_api {
     llama_align_status (*dataset_answer_tokens)(const struct llama_align_dataset *dataset, uint64_t row, uint32_t answer, uint64_t *out, struct llama_align_error *err);
     llama_align_status (*dataset_set_weights)(struct llama_align_dataset *dataset, uint64_t row, uint32_t answer, const float *weights, size_t n_weights, struct llama_align_error *err);
     llama_align_status (*dataset_load_weights)(struct llama_align_dataset *dataset, const char *path, struct llama_align_error *err);
+    llama_align_status (*weigh_params_init)(struct llama_align_weigh_params *params, uint32_t struct_size, struct llama_align_error *err);
+    llama_align_status (*dataset_weigh)(struct llama_align_dataset *dataset, const struct llama_align_adapter *adapter, const struct llama_align_weigh_params *params, uint64_t *n_chosen, struct llama_align_error *err);
     llama_align_status (*trainer_params_init)(struct llama_align_trainer_params *params, uint32_t struct_size, struct llama_align_error *err);
     llama_align_status (*trainer_new)(struct llama_align_adapter *adapter, const struct llama_align_dataset *dataset, const struct llama_align_trainer_params *params, struct llama_align_trainer **out, struct llama_align_error *err);
     llama_align_status (*trainer_resume)(struct llama_align_adapter *adapter, const struct llama_align_dataset *dataset, const struct llama_align_trainer_params *params, const char *path, uint32_t flags, struct llama_align_trainer **out, struct llama_align_error *err);
@@ -146,6 +151,7 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(dataset_describe)
     LLAMA_ALIGN_API_FIND(adapter_params_init)
     LLAMA_ALIGN_API_FIND(adapter_new)
+    LLAMA_ALIGN_API_FIND(adapter_new_shaped)
     LLAMA_ALIGN_API_FIND(adapter_load)
     LLAMA_ALIGN_API_FIND(adapter_from_memory)
     LLAMA_ALIGN_API_FIND(adapter_save)
@@ -153,6 +159,8 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(adapter_to_peft)
     LLAMA_ALIGN_API_FIND(adapter_to_memory)
     LLAMA_ALIGN_API_FIND(adapter_free)
+    LLAMA_ALIGN_API_FIND(adapter_save_change)
+    LLAMA_ALIGN_API_FIND(adapter_load_change)
     LLAMA_ALIGN_API_FIND(limit_params_init)
     LLAMA_ALIGN_API_FIND(adapter_sum)
     LLAMA_ALIGN_API_FIND(adapter_truncate)
@@ -164,6 +172,8 @@ static const char * llama_align_api_load(llama_align_api * api, void * library) 
     LLAMA_ALIGN_API_FIND(dataset_answer_tokens)
     LLAMA_ALIGN_API_FIND(dataset_set_weights)
     LLAMA_ALIGN_API_FIND(dataset_load_weights)
+    LLAMA_ALIGN_API_FIND(weigh_params_init)
+    LLAMA_ALIGN_API_FIND(dataset_weigh)
     LLAMA_ALIGN_API_FIND(trainer_params_init)
     LLAMA_ALIGN_API_FIND(trainer_new)
     LLAMA_ALIGN_API_FIND(trainer_resume)

@@ -170,6 +170,16 @@
 // Scale the update by alpha / sqrt(r) instead (rsLoRA), so that a large rank keeps its effect.
 #define LLAMA_ALIGN_ADAPTER_RSLORA 1
 
+// The norms of the blocks move as well, in F32; llama_align_adapter_save_change() writes them.
+#define LLAMA_ALIGN_ADAPTER_NORMS 2
+
+// The biases of the blocks move as well, likewise.
+#define LLAMA_ALIGN_ADAPTER_BIASES 4
+
+// There are no factors: the weights themselves move, each by a free change in F32, which takes 4 bytes for each of their numbers, and
+// a trainer 16. llama_align_adapter_save_change() writes the changes, llama_align_fold_files() makes a model of them.
+#define LLAMA_ALIGN_ADAPTER_FULL 8
+
 // Output rows of weights are chosen.
 #define LLAMA_ALIGN_NEURONS_ROW 0
 
@@ -179,7 +189,7 @@
 // Whole tensors are.
 #define LLAMA_ALIGN_NEURONS_TENSOR 2
 
-// Single weights are. No adapter can hold them: for masks that the program trains whole weights under.
+// Single weights are. Factors and rows cannot hold them, whole weights can (LLAMA_ALIGN_ADAPTER_FULL).
 #define LLAMA_ALIGN_NEURONS_WEIGHT 3
 
 // What moved least is chosen.
@@ -264,6 +274,18 @@
 // SPPO with hard labels.
 #define LLAMA_ALIGN_LOSS_SPPO_HARD 13
 
+// Numbers of losses at most: the length of loss_weights.
+#define LLAMA_ALIGN_LOSSES_MAX 16
+
+// The insides of blocks are computed again for the backward pass: least memory.
+#define LLAMA_ALIGN_RECOMPUTE_ALWAYS 0
+
+// They are kept: fastest.
+#define LLAMA_ALIGN_RECOMPUTE_NEVER 1
+
+// They are kept where they take less than a quarter of the memory that is free, or where max_memory has room for them.
+#define LLAMA_ALIGN_RECOMPUTE_AUTO 2
+
 // Go on although threads, kind of CPU, precision or the library's version are not the run's: with other bits.
 #define LLAMA_ALIGN_RESUME_INEXACT 1
 
@@ -315,7 +337,7 @@
 // Embeddings and norms are averaged with the ratios' mean.
 #define LLAMA_ALIGN_OTHERS_UNIFORM 1
 
-// LoRA factors for one model: what is trained. Lifetime: from its maker to _free; a trainer keeps it going, so it may be freed
+// What is trained of one model: LoRA factors, rows, or whole weights. Lifetime: from its maker to _free; a trainer keeps it going, so it may be freed
 // before. Threads: any number at once; while a trainer runs, each of its steps is seen whole or not at all.
 typedef struct llama_align_adapter llama_align_adapter;
 
@@ -566,6 +588,22 @@ typedef struct llama_align_neurons_params {
     double skip;
 } llama_align_neurons_params;
 
+// Which tokens of rejected answers are chosen. Fill it in with llama_align_weigh_params_init().
+typedef struct llama_align_weigh_params {
+    // sizeof(llama_align_weigh_params).
+    uint32_t struct_size;
+    // Threads; 0 is the number of cores. Default 0.
+    uint32_t n_threads;
+    // LLAMA_ALIGN_PRECISION_*. Default AUTO.
+    uint32_t precision;
+    // 0.
+    uint32_t reserved;
+    // Tokens whose log-ratio is below; finite. Default 0.
+    double below;
+    // Instead: the share of every answer's tokens whose log-ratio is lowest, up to 1; 0, the default, means by `below`.
+    double share;
+} llama_align_weigh_params;
+
 // A run's configuration. Fill it in with llama_align_trainer_params_init().
 typedef struct llama_align_trainer_params {
     // sizeof(llama_align_trainer_params).
@@ -590,8 +628,8 @@ typedef struct llama_align_trainer_params {
     uint32_t optim;
     // LLAMA_ALIGN_TRAINER_* bits. Default 0.
     uint32_t flags;
-    // 0.
-    uint32_t reserved;
+    // LLAMA_ALIGN_RECOMPUTE_*; the bits are the same. Default ALWAYS: the library is a guest in its process.
+    uint32_t recompute;
     // Optimizer steps; 0 means by epochs. Default 0.
     uint64_t max_steps;
     // Seed of the order. Default 0.
@@ -601,7 +639,7 @@ typedef struct llama_align_trainer_params {
     // Passes over the data. Default 1.
     double epochs;
     // Peak rate, up to 10; 0, the default, is the method's: 3e-4 for DPO, 2e-4 for SFT and KTO, 3e-5 for NPO; of adapters of rows
-    // 5e-6, 1e-5 for SFT, 5e-7 for NPO.
+    // and of whole weights 5e-6, 1e-5 for SFT, 5e-7 for NPO.
     double learning_rate;
     // Share of the steps that the rate rises over, [0, 1]. Default 0.1.
     double warmup_ratio;
@@ -640,6 +678,12 @@ typedef struct llama_align_trainer_params {
     // Share of a rejected answer's tokens that DPO sees, those of the lowest log-ratio, above 0, up to 1 (ALLO's learning: 0.1).
     // Default 1.
     double rejected_share;
+    // Bytes that the run may take beside the mapped model: decides what RECOMPUTE_AUTO comes to, and one that does not fit is refused.
+    // 0, the default, is no limit.
+    uint64_t max_memory;
+    // Weights of several losses of method DPO together, each at its LLAMA_ALIGN_LOSS_*, 0 to 1000; `loss` is then 0. All 0, the
+    // default: `loss` alone. A likelihood beside them is sft_weight.
+    double loss_weights[LLAMA_ALIGN_LOSSES_MAX];
 } llama_align_trainer_params;
 
 // How far a run is. Numbers that a method or phase does not have are NaN.
@@ -1156,6 +1200,19 @@ llama_align_status llama_align_adapter_new(const struct llama_align_model *model
                                            struct llama_align_adapter **out,
                                            struct llama_align_error *err);
 
+// The same on some of the blocks, and with ranks and alphas of their own for some modules. `layers` (borrowed): numbers and ranges of
+// blocks such as "0,10-29"; NULL for all. `ranks`, `alphas` (borrowed): such as "attn_q=8,ffn_down=4", where "blk.3.attn_q" means
+// one block's; NULL for none. Everything else as in llama_align_adapter_new(). Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_new_shaped(const struct llama_align_model *model,
+                                                  const char *targets,
+                                                  const char *layers,
+                                                  const char *ranks,
+                                                  const char *alphas,
+                                                  const struct llama_align_adapter_params *params,
+                                                  struct llama_align_adapter **out,
+                                                  struct llama_align_error *err);
+
 // Reads an adapter file, of this library or another's, in any type. `model`: shared. `path` (borrowed): not NULL. `out`
 // (owned): not NULL; NULL is written on failure. Errors: ARGUMENT, MISSING, IO, FORMAT, MISMATCH (made for another model),
 // UNSUPPORTED, POISONED. Since 0.1.
@@ -1174,8 +1231,9 @@ llama_align_status llama_align_adapter_from_memory(const struct llama_align_mode
                                                    struct llama_align_adapter **out,
                                                    struct llama_align_error *err);
 
-// Writes a GGUF adapter that unmodified llama.cpp loads. The file is complete under its name, or what was there before stays.
-// Callback-safe. `path` (borrowed): not NULL. Errors: ARGUMENT, MISSING (the directory), IO, POISONED. Since 0.1.
+// Writes a GGUF adapter that unmodified llama.cpp loads, without norms and biases that moved beside it. The file is complete under its
+// name, or what was there before stays. Callback-safe. `path` (borrowed): not NULL. Errors: ARGUMENT, MISSING (the directory), IO,
+// UNSUPPORTED (whole weights), POISONED. Since 0.1.
 LLAMA_ALIGN_API
 llama_align_status llama_align_adapter_save(const struct llama_align_adapter *adapter,
                                             const char *path,
@@ -1194,7 +1252,7 @@ llama_align_status llama_align_adapter_from_peft(const struct llama_align_model 
 // Writes both files of a PEFT adapter into a directory that is there, factors in F32; those of another one are replaced.
 // Callback-safe. `directory` (borrowed): not NULL. `base_model` (borrowed): what the configuration calls the base, such as its
 // name on the Hub; NULL for nothing. Errors: ARGUMENT, MISSING (the directory), IO, UNSUPPORTED (weights that PEFT's files have no
-// name for, or a model that was attached without its file), POISONED. Since 0.1.
+// name for, what is no factors, or a model that was attached without its file), POISONED. Since 0.1.
 LLAMA_ALIGN_API
 llama_align_status llama_align_adapter_to_peft(const struct llama_align_adapter *adapter,
                                                const char *directory,
@@ -1203,7 +1261,7 @@ llama_align_status llama_align_adapter_to_peft(const struct llama_align_adapter 
 
 // Writes the bytes that llama_align_adapter_save() would, into `buf` (borrowed) of `buf_bytes` bytes. `n_bytes` (borrowed): not
 // NULL; gets the length. Ask for the length first, with `buf` NULL and `buf_bytes` 0; an adapter's first training changes it by a few
-// bytes. Callback-safe. Errors: ARGUMENT (also a buffer that is too small), POISONED. Since 0.1.
+// bytes. Callback-safe. Errors: ARGUMENT (also a buffer that is too small), UNSUPPORTED (whole weights), POISONED. Since 0.1.
 LLAMA_ALIGN_API
 llama_align_status llama_align_adapter_to_memory(const struct llama_align_adapter *adapter,
                                                  uint8_t *buf,
@@ -1213,6 +1271,24 @@ llama_align_status llama_align_adapter_to_memory(const struct llama_align_adapte
 
 // Frees an adapter; NULL is fine. A trainer that moves it goes on. Since 0.1.
 LLAMA_ALIGN_API void llama_align_adapter_free(struct llama_align_adapter *adapter);
+
+// Writes the changes of whole weights, of rows, or of norms and biases beside factors, in F32, as the program's runs leave them:
+// `change.gguf`, which llama_align_fold_files() and `llama-align merge --change` put into a model. The file is complete under its name,
+// or what was there before stays. Callback-safe; a trainer's next step waits until it is written. `path` (borrowed): not NULL. Errors:
+// ARGUMENT (also where factors are all that moves), MISSING (the directory), IO, POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_save_change(const struct llama_align_adapter *adapter,
+                                                   const char *path,
+                                                   struct llama_align_error *err);
+
+// Takes over the changes of such a file, to go on with them; weights that it does not hold keep theirs. The reference of a trainer that
+// is made afterwards is the model with them. `adapter`: no trainer moves it, and it moves all that the file changes. `path` (borrowed):
+// not NULL. Errors: ARGUMENT, MISSING, IO, FORMAT (no file of changes), MISMATCH (another model's, or what the adapter does not move),
+// NUMERIC, UNSUPPORTED (a model that was attached without its file), BUSY (a trainer moves the adapter), POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_adapter_load_change(struct llama_align_adapter *adapter,
+                                                   const char *path,
+                                                   struct llama_align_error *err);
 
 // Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_limit_params). Errors: ARGUMENT.
 // Since 0.1.
@@ -1267,7 +1343,7 @@ llama_align_status llama_align_neurons_params_init(struct llama_align_neurons_pa
 // over all weights together, exactly the share that is asked for; of equal scores those of the earlier tensor and the lower index
 // come first. Rows and columns are ranked by the norms of their changes, tensors by means. Callback-safe. `adapter` (borrowed).
 // `params` (borrowed): NULL for the defaults. `path` (borrowed): not NULL; a file there is replaced. Errors: ARGUMENT, MISSING (the
-// directory), IO, UNSUPPORTED (a model that was attached without its file), POISONED. Since 0.1.
+// directory), IO, UNSUPPORTED (a model that was attached without its file, or norms and biases that moved), POISONED. Since 0.1.
 LLAMA_ALIGN_API
 llama_align_status llama_align_adapter_neurons(const struct llama_align_adapter *adapter,
                                                const struct llama_align_neurons_params *params,
@@ -1275,10 +1351,10 @@ llama_align_status llama_align_adapter_neurons(const struct llama_align_adapter 
                                                struct llama_align_error *err);
 
 // Holds all of an adapter that a mask does not leave free: whatever trains it from now on, what is masked out keeps its bits.
-// Factors that have changed nothing yet are made to suit it. `adapter`: no trainer moves it. `path` (borrowed): a mask of rows, columns
-// or tensors, of llama_align_adapter_neurons() or the program; not NULL. Errors: ARGUMENT (also a mask that leaves nothing free, and
-// an adapter of rows), MISSING, IO, FORMAT, MISMATCH (another model's, or the adapter changes what is masked out), UNSUPPORTED (a mask
-// of single weights), BUSY (a trainer moves the adapter), POISONED. Since 0.1.
+// Factors that have changed nothing yet are made to suit it. A later mask takes the place of this one. `adapter`: no trainer moves it.
+// `path` (borrowed): a mask of rows, columns or tensors, for whole weights also of weights, of llama_align_adapter_neurons() or the
+// program; not NULL. Errors: ARGUMENT (also a mask that leaves nothing free, and an adapter of rows, or with norms or biases), MISSING, IO, FORMAT, MISMATCH (another model's, or factors change what is masked out), UNSUPPORTED (a mask
+// of single weights for factors), BUSY (a trainer moves the adapter), POISONED. Since 0.1.
 LLAMA_ALIGN_API
 llama_align_status llama_align_adapter_set_mask(struct llama_align_adapter *adapter,
                                                 const char *path,
@@ -1324,6 +1400,27 @@ LLAMA_ALIGN_API
 llama_align_status llama_align_dataset_load_weights(struct llama_align_dataset *dataset,
                                                     const char *path,
                                                     struct llama_align_error *err);
+
+// Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_weigh_params). Errors: ARGUMENT.
+// Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_weigh_params_init(struct llama_align_weigh_params *params,
+                                                 uint32_t struct_size,
+                                                 struct llama_align_error *err);
+
+// Weighs the tokens of all rejected answers by what an alignment has made of them, as `llama-align token-weights` does: 1 where the
+// log-ratio, ln p with the adapter less that without, is lowest, and 0 elsewhere; tokens of chosen answers count 1. Earlier weights are
+// replaced; they hold for trainers that are made afterwards. `dataset`: pairs. `adapter` (borrowed): one after a short run of DPO, made
+// with the same model handle, and measured as it is when the call begins. `params` (borrowed): NULL for the defaults. `n_chosen`
+// (borrowed): NULL, or gets the number of tokens with a weight of 1 in rejected answers. Checks the model first, unless a check of that
+// precision has passed before. Errors: ARGUMENT, MISMATCH (rows that are no pairs, or another model handle), CHECK, UNSUPPORTED, MEMORY,
+// POISONED. Since 0.1.
+LLAMA_ALIGN_API
+llama_align_status llama_align_dataset_weigh(struct llama_align_dataset *dataset,
+                                             const struct llama_align_adapter *adapter,
+                                             const struct llama_align_weigh_params *params,
+                                             uint64_t *n_chosen,
+                                             struct llama_align_error *err);
 
 // Writes the defaults. `params` (borrowed): not NULL. `struct_size`: sizeof(llama_align_trainer_params). Errors: ARGUMENT.
 // Since 0.1.
@@ -1453,7 +1550,8 @@ llama_align_status llama_align_task_params_init(struct llama_align_task_params *
 // is when the call begins; a task that generates writes it to a temporary file, which llama.cpp loads. `task`:
 // LLAMA_ALIGN_TASK_*. `path` (borrowed): the task's items, UTF-8. `params` (borrowed): NULL for the defaults. `out`
 // (borrowed): not NULL, struct_size set. Any thread, callback-safe. Errors: ARGUMENT, MISSING, IO, DATA, MISMATCH, CHECK,
-// UNSUPPORTED, MEMORY, POISONED. Since 0.1.
+// UNSUPPORTED (also a task that generates with norms, biases or whole weights that moved: llama.cpp loads no such adapter), MEMORY,
+// POISONED. Since 0.1.
 LLAMA_ALIGN_API
 llama_align_status llama_align_task_run(const struct llama_align_model *model,
                                         const struct llama_align_adapter *adapter,
@@ -1493,9 +1591,9 @@ llama_align_status llama_align_merge_files(const char *recipe,
                                            struct llama_align_merge_report *report,
                                            struct llama_align_error *err);
 
-// Folds adapter files into a model file, tensor by tensor in bounded memory. The output is complete under its name, or what was
+// Folds adapter files, and a file of changes (llama_align_adapter_save_change()), into a model file, tensor by tensor in bounded memory. The output is complete under its name, or what was
 // there before stays; inputs are never written to. `model_path` (borrowed): not NULL. `adapter_paths` (borrowed): `n_adapters`
-// files, at least one. `scales` (borrowed): as many; NULL for 1 each. `out_type` (borrowed): "keep", "auto", or a type such as
+// files, at least one, one of changes at most. `scales` (borrowed): as many; NULL for 1 each; 1 for changes. `out_type` (borrowed): "keep", "auto", or a type such as
 // "Q8_0" for every matrix that changes; NULL is "keep". `params` (borrowed): NULL for the defaults. `output_path` (borrowed): not
 // NULL. `report_path` (borrowed): a file for all that is known of the result, in JSON, or NULL; it replaces what is there. `report`
 // (borrowed): NULL, or struct_size set. Any thread. Errors: ARGUMENT, MISSING, IO, FORMAT, MISMATCH, UNSUPPORTED, NUMERIC,

@@ -86,6 +86,7 @@ inline llama_align_trainer_params trainer_params() { return detail::defaults(lla
 inline llama_align_limit_params limit_params() { return detail::defaults(llama_align_limit_params_init); }
 inline llama_align_merge_params merge_params() { return detail::defaults(llama_align_merge_params_init); }
 inline llama_align_neurons_params neurons_params() { return detail::defaults(llama_align_neurons_params_init); }
+inline llama_align_weigh_params weigh_params() { return detail::defaults(llama_align_weigh_params_init); }
 
 inline llama_align_hma_params hma_params() { return detail::defaults(llama_align_hma_params_init); }
 inline llama_align_evaluate_params evaluate_params() { return detail::defaults(llama_align_evaluate_params_init); }
@@ -217,6 +218,8 @@ private:
     detail::owner<llama_align_model, llama_align_model_free> handle_;
 };
 
+class adapter;
+
 class dataset {
 public:
     dataset(const model & of, const std::string & path, const llama_align_dataset_params & params = dataset_params()) {
@@ -318,6 +321,9 @@ public:
         });
     }
 
+    // 1 for the rejected tokens that an adapter has made less likely, 0 for the others; how many are 1.
+    std::uint64_t weigh(const adapter & by, const llama_align_weigh_params & params = weigh_params());
+
     // Those of a file that llama-align token-weights wrote.
     void load_weights(const std::string & path) {
         detail::check([&](llama_align_error * err) {
@@ -348,6 +354,16 @@ public:
             return llama_align_adapter_new(of.get(), targets, &params, &out, err);
         });
         handle_.reset(out);
+    }
+
+    // On some blocks ("0,10-29"), with ranks and alphas of some modules ("attn_q=8,ffn_down=4"); NULL for all, and for none.
+    static adapter shaped(const model & of, const char * targets, const char * layers, const char * ranks = nullptr,
+                          const char * alphas = nullptr, const llama_align_adapter_params & params = adapter_params()) {
+        llama_align_adapter * out = nullptr;
+        detail::check([&](llama_align_error * err) {
+            return llama_align_adapter_new_shaped(of.get(), targets, layers, ranks, alphas, &params, &out, err);
+        });
+        return adapter(out);
     }
 
     static adapter load(const model & of, const std::string & path) {
@@ -387,6 +403,15 @@ public:
     // Whatever trains it from now on moves what the mask leaves free, and nothing else.
     void set_mask(const std::string & mask) {
         detail::check([&](llama_align_error * err) { return llama_align_adapter_set_mask(get(), mask.c_str(), err); });
+    }
+
+    // Changes of whole weights, of rows, or of norms and biases: out, and in, to go on with them.
+    void save_change(const std::string & path) const {
+        detail::check([&](llama_align_error * err) { return llama_align_adapter_save_change(get(), path.c_str(), err); });
+    }
+
+    void load_change(const std::string & path) {
+        detail::check([&](llama_align_error * err) { return llama_align_adapter_load_change(get(), path.c_str(), err); });
     }
 
     // Writes the mask of what it changes most.
@@ -468,6 +493,12 @@ private:
     explicit adapter(llama_align_adapter * handle) : handle_(handle) {}
     detail::owner<llama_align_adapter, llama_align_adapter_free> handle_;
 };
+
+inline std::uint64_t dataset::weigh(const adapter & by, const llama_align_weigh_params & params) {
+    std::uint64_t n = 0;
+    detail::check([&](llama_align_error * err) { return llama_align_dataset_weigh(get(), by.get(), &params, &n, err); });
+    return n;
+}
 
 class trainer {
 public:

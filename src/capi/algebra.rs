@@ -128,7 +128,7 @@ pub unsafe extern "C" fn llama_align_adapter_sum(
             let message = format!("adapters[{i}] and adapters[0] were made with different model handles");
             return Err(Error::new(Kind::Mismatch, message));
         }
-        let loras: Vec<Lora> = objects.iter().map(|o| o.factors().lora.clone()).collect();
+        let loras: Vec<Lora> = objects.iter().map(|o| o.only_factors()).collect::<Result<_>>()?;
         let terms: Vec<(&Lora, f32)> = loras.iter().zip(scales).collect();
         Ok(AdapterObject::new(first.model.clone(), Lora::sum(&terms)?, "sum"))
     };
@@ -154,7 +154,7 @@ pub unsafe extern "C" fn llama_align_adapter_truncate(
         if out.is_null() {
             return Err(argument("out is NULL"));
         }
-        let lora = adapter.factors().lora.clone();
+        let lora = adapter.only_factors()?;
         let (lora, kept) = lora.truncated(limit)?;
         if let Some(told) = told {
             told.put(llama_align_kept::new(&kept, 0));

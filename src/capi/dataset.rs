@@ -156,10 +156,14 @@ impl DatasetObject {
         all.get_or_insert_with(ones).set(row as usize, answer as usize, weights);
     }
 
-    /// Weighs all answers' tokens by a file.
+    /// Weighs all answers' tokens.
+    pub(super) fn set_weights(&self, weights: TokenWeights) {
+        *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = Some(weights);
+    }
+
+    /// The same by a file.
     pub(super) fn load_weights(&self, path: &Path) -> Result<()> {
-        let read = TokenWeights::read(path, &self.data)?;
-        *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+        self.set_weights(TokenWeights::read(path, &self.data)?);
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use super::model::{precision, threads, LLAMA_ALIGN_PRECISION_AUTO};
 use super::params::{init, read, Out, Params, Struct};
 use super::status::{llama_align_error, llama_align_status};
 use super::LLAMA_ALIGN_OK;
-use crate::adapter::Lora;
+use crate::adapter::Change;
 use crate::engine::{Delta, Engine};
 use crate::error::{Error, Kind, Result};
 use crate::loss::{Preference, PreferenceLoss};
@@ -128,7 +128,11 @@ impl llama_align_evaluation {
 }
 
 /// Measures rows under the base and, where there is one, under the adapter: rewards tell how far it moved.
-fn measure(rows: &DatasetObject, lora: Option<Lora>, params: llama_align_evaluate_params) -> Result<EvalReport> {
+fn measure(
+    rows: &DatasetObject,
+    adapter: Option<&AdapterObject>,
+    params: llama_align_evaluate_params,
+) -> Result<EvalReport> {
     let llama_align_evaluate_params { struct_size: _, n_threads, precision: wanted, micro_batch_tokens, beta } = params;
     let wanted = precision(wanted)?;
     // The bounds of a run's configuration.
@@ -137,17 +141,16 @@ fn measure(rows: &DatasetObject, lora: Option<Lora>, params: llama_align_evaluat
     let (form, n_threads) = (wanted.form_for(&rows.model.model)?, threads(n_threads));
     let (model, samples) = (&rows.model.model, &rows.data.samples);
     let (trace, _) = rows.model.checked(form, n_threads)?;
-    let under = |deltas: Vec<Delta>| {
-        let mut engine = Engine::with_form(model, &trace, deltas, n_threads, form)?;
+    let under = |(deltas, changes): (Vec<Delta>, Vec<Change>)| {
+        let mut engine = Engine::with_all(model, &trace, (deltas, changes), n_threads, form, 0.0)?;
         References::measure(&mut engine, samples, config.micro_batch_tokens)
     };
-    let base = under(Vec::new())?;
-    match lora {
+    // As it is when the call begins.
+    let moved = adapter.map(AdapterObject::moved);
+    let base = under((Vec::new(), Vec::new()))?;
+    match moved {
         None => evaluate(&rows.data, &base, None, &Preference::dpo(beta)),
-        Some(lora) => {
-            let now = under(vec![Delta { lora, scale: 1.0, trainable: false }])?;
-            evaluate(&rows.data, &now, Some(&base), &Preference::dpo(beta))
-        }
+        Some(moved) => evaluate(&rows.data, &under(moved)?, Some(&base), &Preference::dpo(beta)),
     }
 }
 
@@ -184,8 +187,7 @@ pub unsafe extern "C" fn llama_align_evaluate(
             let message = "adapter and dataset were made with different model handles";
             return Err(Error::new(Kind::Mismatch, message));
         }
-        let lora = adapter.as_ref().map(|a| a.factors().lora.clone());
-        let report = rows.model.log.during(|| measure(&rows, lora, params))?;
+        let report = rows.model.log.during(|| measure(&rows, adapter.as_deref(), params))?;
         out.put(llama_align_evaluation::new(&report, adapter.is_some()));
         Ok(LLAMA_ALIGN_OK)
     };

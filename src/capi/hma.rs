@@ -208,7 +208,7 @@ fn blended(rows: &DatasetObject, after: &After, plan: &Plan) -> Result<Blended> 
     let (trace, _) = before.checked(plan.form, plan.n_threads)?;
     match after {
         After::Adapter(adapter) => {
-            let lora = adapter.factors().lora.clone();
+            let lora = adapter.only_factors()?;
             Blended::of_adapter(&before.model, &trace, &lora, plan.n_threads, plan.form)
         }
         After::Model(model) => {
@@ -349,7 +349,7 @@ pub unsafe extern "C" fn llama_align_adapter_scale_blocks(
         let mean = scales.iter().sum::<f64>() / scales.len().max(1) as f64;
         let layers = scales.iter().map(|s| 1.0 - s).collect();
         let shares = Shares { layers, mean: 1.0 - mean, others: Others::Faithful };
-        let lora = adapter.factors().lora.clone();
+        let lora = adapter.only_factors()?;
         let scaled = lora.scaled_by(&|weight| 1.0 - shares.of(weight, false))?;
         Ok(AdapterObject::new(adapter.model.clone(), scaled, "hma"))
     };

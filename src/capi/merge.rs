@@ -7,9 +7,10 @@ use super::runtime::built_in;
 use super::status::{argument, llama_align_error, llama_align_status};
 use super::text::{array, text, texts};
 use super::LLAMA_ALIGN_OK;
+use crate::adapter::{import_changes, is_changes};
 use crate::error::{Error, Kind, Result};
 use crate::gguf::{write_atomically, File};
-use crate::merge::{cook, fold, Bound, Evidence, Options, OutType, Recipe, Report};
+use crate::merge::{cook, fold_all, Bound, Evidence, Options, OutType, Recipe, Report};
 use std::ffi::c_char;
 use std::path::Path;
 
@@ -234,9 +235,9 @@ pub unsafe extern "C" fn llama_align_merge_files(
     unsafe { guard(err, call) }
 }
 
-/// Folds adapter files into a model file, tensor by tensor in bounded memory. The output is complete under its name, or what was
+/// Folds adapter files, and a file of changes (llama_align_adapter_save_change()), into a model file, tensor by tensor in bounded memory. The output is complete under its name, or what was
 /// there before stays; inputs are never written to. `model_path` (borrowed): not NULL. `adapter_paths` (borrowed): `n_adapters`
-/// files, at least one. `scales` (borrowed): as many; NULL for 1 each. `out_type` (borrowed): "keep", "auto", or a type such as
+/// files, at least one, one of changes at most. `scales` (borrowed): as many; NULL for 1 each; 1 for changes. `out_type` (borrowed): "keep", "auto", or a type such as
 /// "Q8_0" for every matrix that changes; NULL is "keep". `params` (borrowed): NULL for the defaults. `output_path` (borrowed): not
 /// NULL. `report_path` (borrowed): a file for all that is known of the result, in JSON, or NULL; it replaces what is there. `report`
 /// (borrowed): NULL, or struct_size set. Any thread. Errors: ARGUMENT, MISSING, IO, FORMAT, MISMATCH, UNSUPPORTED, NUMERIC,
@@ -273,10 +274,26 @@ pub unsafe extern "C" fn llama_align_fold_files(
         let order = unsafe { Order::new(keep, params, (output_path, report_path), report, &inputs) }?;
         let base = File::open(Path::new(model))?;
         let files = adapters.iter().map(|path| File::open(Path::new(path))).collect::<Result<Vec<_>>>()?;
-        let list: Vec<(&File, f32)> = files.iter().zip(scales.iter().copied()).collect();
-        let done = fold(&*built_in()?, &base, &list, &order.options, Some(order.output), &mut |_| {})?;
-        let list: Vec<(&Path, f32)> = adapters.iter().map(Path::new).zip(scales).collect();
-        order.finish(done, &[Path::new(model)], &list)
+        if files.is_empty() {
+            return Err(argument("n_adapters is 0"));
+        }
+        let (of_changes, list): (Vec<_>, Vec<_>) =
+            files.iter().zip(scales.iter().copied()).partition(|(file, _)| is_changes(file));
+        if let Some((file, scale)) = of_changes.iter().find(|(_, scale)| *scale != 1.0) {
+            return Err(argument(format!(
+                "scales: {scale} for {}; changes have no scale but 1",
+                file.path().display()
+            )));
+        }
+        if of_changes.len() > 1 {
+            return Err(argument("adapter_paths: more than one file of changes"));
+        }
+        let changes = of_changes.first().map(|(file, _)| Ok((*file, import_changes(file, &base)?))).transpose()?;
+        let changes = changes.as_ref().map(|(file, changes)| (*file, changes.as_slice()));
+        let done = fold_all(&*built_in()?, &base, &list, changes, &order.options, Some(order.output), &mut |_| {})?;
+        // What llama.cpp applies as an adapter is not all that was folded where weights changed as well.
+        let applied = adapters.iter().map(Path::new).zip(scales).filter(|_| changes.is_none());
+        order.finish(done, &[Path::new(model)], &applied.collect::<Vec<(&Path, f32)>>())
     };
     // SAFETY: `err` is what the header asks for.
     unsafe { guard(err, call) }

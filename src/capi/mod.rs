@@ -14,6 +14,7 @@
 
 mod adapter;
 mod algebra;
+mod change;
 mod dataset;
 mod device;
 mod evaluate;
@@ -31,9 +32,12 @@ mod status;
 mod task;
 mod text;
 mod trainer;
+mod trainer_params;
+mod weigh;
 
 pub use adapter::*;
 pub use algebra::*;
+pub use change::*;
 pub use dataset::*;
 pub use device::*;
 pub use evaluate::*;
@@ -46,6 +50,8 @@ pub use runtime::*;
 pub use status::*;
 pub use task::*;
 pub use trainer::*;
+pub use trainer_params::*;
+pub use weigh::*;
 
 // Panics become statuses by unwinding, and so do ggml's failed assertions.
 #[cfg(panic = "abort")]

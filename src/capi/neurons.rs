@@ -9,11 +9,12 @@ use super::params::{init, read, Params, Struct};
 use super::status::{argument, llama_align_error, llama_align_status};
 use super::text::{array, text};
 use super::LLAMA_ALIGN_OK;
-use crate::adapter::{resolve_targets, Linear};
+use crate::adapter::{resolve_targets, Linear, Lora};
 use crate::error::Result;
 use crate::gguf::File;
-use crate::mask::{pool, rows_of, select, Band, Granularity, LowRank, Mask, Order, Scores};
+use crate::mask::{pool, rows_of, select, Band, Granularity, LowRank, Mask, Moved, Order, Scores};
 use crate::trace::trace;
+use crate::train::DeltaKind;
 use std::ffi::c_char;
 use std::path::Path;
 
@@ -23,7 +24,7 @@ pub const LLAMA_ALIGN_NEURONS_ROW: u32 = 0;
 pub const LLAMA_ALIGN_NEURONS_COLUMN: u32 = 1;
 /// Whole tensors are.
 pub const LLAMA_ALIGN_NEURONS_TENSOR: u32 = 2;
-/// Single weights are. No adapter can hold them: for masks that the program trains whole weights under.
+/// Single weights are. Factors and rows cannot hold them, whole weights can (LLAMA_ALIGN_ADAPTER_FULL).
 pub const LLAMA_ALIGN_NEURONS_WEIGHT: u32 = 3;
 
 /// What moved least is chosen.
@@ -100,7 +101,7 @@ pub unsafe extern "C" fn llama_align_neurons_params_init(
 /// over all weights together, exactly the share that is asked for; of equal scores those of the earlier tensor and the lower index
 /// come first. Rows and columns are ranked by the norms of their changes, tensors by means. Callback-safe. `adapter` (borrowed).
 /// `params` (borrowed): NULL for the defaults. `path` (borrowed): not NULL; a file there is replaced. Errors: ARGUMENT, MISSING (the
-/// directory), IO, UNSUPPORTED (a model that was attached without its file), POISONED. Since 0.1.
+/// directory), IO, UNSUPPORTED (a model that was attached without its file, or norms and biases that moved), POISONED. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn llama_align_adapter_neurons(
     adapter: *const llama_align_adapter,
@@ -115,15 +116,21 @@ pub unsafe extern "C" fn llama_align_adapter_neurons(
         // SAFETY: as above.
         let path = Path::new(unsafe { text(path, "path") }?);
         let base = adapter.model.file().map(|_| adapter.model.hash().unwrap_or_default().to_owned())?;
-        let (lora, lineage) = adapter.snapshot();
-        let shapes = lora.shapes();
-        let weights = LowRank::new(&lora, &shapes);
-        let pooled = (granularity != Granularity::Weight).then(|| pool(&weights, granularity)).transpose()?;
-        let scores: &dyn Scores = pooled.as_ref().map_or(&weights, |table| table as &dyn Scores);
+        let architecture = adapter.model.model.architecture();
+        // Copies, so that a trainer which moves it is not held up.
+        let lora = if adapter.delta == DeltaKind::Full { None } else { Some(adapter.only_factors()?) };
+        let changes = if lora.is_none() { adapter.only_weights()? } else { Vec::new() };
+        let shapes = lora.as_ref().map(Lora::shapes).unwrap_or_default();
+        let weights: Box<dyn Scores + '_> = match &lora {
+            Some(lora) => Box::new(LowRank::new(lora, &shapes)),
+            None => Box::new(Moved::new(&changes)),
+        };
+        let pooled = (granularity != Granularity::Weight).then(|| pool(&*weights, granularity)).transpose()?;
+        let scores: &dyn Scores = pooled.as_ref().map_or(&*weights, |table| table as &dyn Scores);
         let mut mask = select(scores, order, band)?;
         mask.provenance.insert("score".to_owned(), "|change|".to_owned());
         mask.provenance.insert("ratio".to_owned(), (band.to - band.from).to_string());
-        mask.write(path, &lineage.architecture, &base)?;
+        mask.write(path, &architecture, &base)?;
         Ok(LLAMA_ALIGN_OK)
     };
     // SAFETY: as above.
@@ -131,10 +138,10 @@ pub unsafe extern "C" fn llama_align_adapter_neurons(
 }
 
 /// Holds all of an adapter that a mask does not leave free: whatever trains it from now on, what is masked out keeps its bits.
-/// Factors that have changed nothing yet are made to suit it. `adapter`: no trainer moves it. `path` (borrowed): a mask of rows, columns
-/// or tensors, of llama_align_adapter_neurons() or the program; not NULL. Errors: ARGUMENT (also a mask that leaves nothing free, and
-/// an adapter of rows), MISSING, IO, FORMAT, MISMATCH (another model's, or the adapter changes what is masked out), UNSUPPORTED (a mask
-/// of single weights), BUSY (a trainer moves the adapter), POISONED. Since 0.1.
+/// Factors that have changed nothing yet are made to suit it. A later mask takes the place of this one. `adapter`: no trainer moves it.
+/// `path` (borrowed): a mask of rows, columns or tensors, for whole weights also of weights, of llama_align_adapter_neurons() or the
+/// program; not NULL. Errors: ARGUMENT (also a mask that leaves nothing free, and an adapter of rows, or with norms or biases), MISSING, IO, FORMAT, MISMATCH (another model's, or factors change what is masked out), UNSUPPORTED (a mask
+/// of single weights for factors), BUSY (a trainer moves the adapter), POISONED. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn llama_align_adapter_set_mask(
     adapter: *mut llama_align_adapter,

@@ -9,10 +9,12 @@ use super::trainer::llama_align_trainer;
 use super::{LLAMA_ALIGN_CANCELLED, LLAMA_ALIGN_MORE, LLAMA_ALIGN_OK};
 use crate::adapter::RowChange;
 use crate::data::{Dataset, Sequence, TokenWeights};
-use crate::engine::{where_it_ran, Delta, Engine};
+use crate::engine::{where_it_ran, Delta, Engine, Layout};
 use crate::error::{Error, Kind, Result};
 use crate::log::{say, Level};
-use crate::train::{Checkpoint, Observer, Origin, Policy, StepReport, TrainConfig, Trainer, TrainerState};
+use crate::train::{
+    Checkpoint, DeltaKind, Observer, Origin, Policy, Recompute, StepReport, TrainConfig, Trainer, TrainerState,
+};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -83,7 +85,13 @@ impl Object for TrainerObject {
 }
 
 impl TrainerObject {
-    pub(super) fn new(adapter: Arc<AdapterObject>, rows: &DatasetObject, mut config: TrainConfig) -> Result<Self> {
+    /// `memory`: bytes that the run may take.
+    pub(super) fn new(
+        adapter: Arc<AdapterObject>,
+        rows: &DatasetObject,
+        mut config: TrainConfig,
+        memory: Option<u64>,
+    ) -> Result<Self> {
         if !Arc::ptr_eq(&adapter.model, &rows.model) {
             let message = "adapter and dataset were made with different model handles";
             return Err(Error::new(Kind::Mismatch, message));
@@ -100,19 +108,29 @@ impl TrainerObject {
         let adapter = &claim.0;
         let form = config.precision.form_for(&adapter.model.model)?;
         let (trace, _) = adapter.model.checked(form, config.threads)?;
-        let Factors { lora, held, .. } = adapter.factors().clone();
+        let Factors { lora, changes, held, .. } = adapter.factors().clone();
         let weights = rows.weights();
-        config.lora_rank = lora.factors.iter().map(|f| f.rank).max().unwrap_or(config.lora_rank);
-        config.lora_alpha = lora.alpha;
-        let delta = Delta { lora, scale: 1.0, trainable: true };
-        let (model, dropout) = (&adapter.model.model, config.lora_dropout);
-        let engine = if held.as_ref().is_some_and(|held| held.rows) {
-            let rows: Option<Vec<RowChange>> = delta.lora.factors.iter().map(RowChange::of_factor).collect();
-            let rows = rows.ok_or_else(|| Error::new(Kind::Internal, "rows have lost their places"))?;
-            Engine::with_rows(model, &trace, &rows, config.threads, form)?
-        } else {
-            Engine::with_dropout(model, &trace, vec![delta], config.threads, form, dropout)?
+        if config.delta == DeltaKind::Lora {
+            config.lora_rank = lora.factors.iter().map(|f| f.rank).max().unwrap_or(config.lora_rank);
+            config.lora_alpha = lora.alpha;
+        }
+        let (model, n_threads) = (&adapter.model.model, config.threads);
+        let mut engine = match config.delta {
+            DeltaKind::Rows => {
+                let rows: Option<Vec<RowChange>> = lora.factors.iter().map(RowChange::of_factor).collect();
+                let rows = rows.ok_or_else(|| Error::new(Kind::Internal, "rows have lost their places"))?;
+                Engine::with_rows(model, &trace, &rows, n_threads, form)?
+            }
+            DeltaKind::Lora | DeltaKind::Full => {
+                let has_factors = config.delta == DeltaKind::Lora;
+                let deltas = has_factors.then_some(Delta { lora, scale: 1.0, trainable: true }).into_iter().collect();
+                Engine::with_all(model, &trace, (deltas, changes), n_threads, form, config.lora_dropout)?
+            }
         };
+        let longest = rows.data.samples.iter().map(|s| Layout::padded(s.sequences())).max().unwrap_or(0);
+        let (n_tokens, on_devices) = (config.micro_batch_tokens.max(longest), !model.devices().is_empty());
+        config.recompute = config.recompute.plan(memory, &engine, n_tokens, on_devices)?;
+        engine.set_recompute(config.recompute == Recompute::Always);
         let n_steps = config.n_steps(config.packs(&rows.data.samples).len());
         let data = rows.data.clone();
         let run = Run { engine, config, data, held, weights, trainer: None, done: 0, n_steps };
@@ -130,12 +148,17 @@ impl TrainerObject {
     pub(super) fn resume(
         adapter: Arc<AdapterObject>,
         rows: &DatasetObject,
-        config: TrainConfig,
+        (mut config, memory): (TrainConfig, Option<u64>),
         path: &Path,
         inexact: bool,
     ) -> Result<Self> {
         let checkpoint = Checkpoint::read(path)?;
-        let object = Self::new(adapter, rows, config)?;
+        if config.recompute == Recompute::Auto {
+            // Whatever is free now: the run's own.
+            let was = checkpoint.config.get("recompute").and_then(|value| value.as_str());
+            config.recompute = was.map_or(Ok(Recompute::Auto), Recompute::from_name)?;
+        }
+        let object = Self::new(adapter, rows, config, memory)?;
         object.take_up(checkpoint, inexact)?;
         Ok(object)
     }
@@ -191,9 +214,16 @@ impl TrainerObject {
 
     /// Gives the adapter the factors as they are.
     fn follow(&self, engine: &Engine, config: &TrainConfig) -> Result<()> {
-        let lora = engine.deltas().pop().ok_or_else(|| Error::new(Kind::Internal, "the engine lost its delta"))?.lora;
+        let lora = engine.deltas().pop().map(|delta| delta.lora);
+        if lora.is_none() && config.delta != DeltaKind::Full {
+            return Err(Error::new(Kind::Internal, "the engine lost its delta"));
+        }
         let mut factors = self.adapter.0.factors();
-        (factors.lora, factors.method) = (lora, config.method.name().to_owned());
+        if let Some(lora) = lora {
+            factors.lora = lora;
+        }
+        engine.write_changes(&mut factors.changes);
+        config.method.name().clone_into(&mut factors.method);
         Ok(())
     }
 

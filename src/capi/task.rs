@@ -9,7 +9,7 @@ use super::params::{init, read, Out, Params, Struct};
 use super::status::{argument, llama_align_error, llama_align_status};
 use super::text::{fill, text};
 use super::LLAMA_ALIGN_OK;
-use crate::engine::{Delta, Engine};
+use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::{load, run, Subject, Task, TaskParams, TaskReport};
 use crate::report::write_page;
@@ -148,10 +148,9 @@ fn measure(
     let items = load(task, path, &model.model, &task_params)?;
     let trace = if task.scores() { Some(model.checked(form, n_threads)?.0) } else { None };
     let subject = |adapter: Option<&AdapterObject>| -> Result<Subject> {
-        let lora = adapter.map(|a| a.factors().lora.clone());
-        let deltas = lora.into_iter().map(|lora| Delta { lora, scale: 1.0, trainable: false }).collect();
+        let moved = || adapter.map(AdapterObject::moved).unwrap_or_default();
         let engine = match &trace {
-            Some(trace) => Some(Engine::with_form(&model.model, trace, deltas, n_threads, form)?),
+            Some(trace) => Some(Engine::with_all(&model.model, trace, moved(), n_threads, form, 0.0)?),
             None => None,
         };
         let adapters = match adapter.filter(|_| !task.scores()) {
@@ -169,7 +168,7 @@ fn loaded(model: &ModelObject, adapter: &AdapterObject) -> Result<Arc<Adapter>> 
     let fault = |e: std::io::Error| Error::new(Kind::Io, format!("a temporary file for the adapter: {e}"));
     let directory = tempfile::tempdir().map_err(fault)?;
     let path = directory.path().join("adapter.gguf");
-    let (lora, lineage) = adapter.snapshot();
+    let ((_, lineage), lora) = (adapter.snapshot()?, adapter.only_factors()?);
     crate::adapter::export(&lora, &lineage, &path)?;
     Adapter::open(&model.model, &path)
 }
@@ -209,7 +208,8 @@ pub unsafe extern "C" fn llama_align_task_params_init(
 /// is when the call begins; a task that generates writes it to a temporary file, which llama.cpp loads. `task`:
 /// LLAMA_ALIGN_TASK_*. `path` (borrowed): the task's items, UTF-8. `params` (borrowed): NULL for the defaults. `out`
 /// (borrowed): not NULL, struct_size set. Any thread, callback-safe. Errors: ARGUMENT, MISSING, IO, DATA, MISMATCH, CHECK,
-/// UNSUPPORTED, MEMORY, POISONED. Since 0.1.
+/// UNSUPPORTED (also a task that generates with norms, biases or whole weights that moved: llama.cpp loads no such adapter), MEMORY,
+/// POISONED. Since 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn llama_align_task_run(
     model: *const llama_align_model,

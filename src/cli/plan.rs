@@ -1,9 +1,7 @@
 //! What a run may take, and what it will.
 
-use crate::engine::Engine;
 use crate::error::{Error, Kind, Result};
-use crate::os::{anonymous_bytes, available_bytes};
-use crate::train::{Forecast, Policy, Recompute};
+use crate::train::Forecast;
 
 /// Megabytes or gigabytes, as llama-gguf-split understands them.
 pub(super) fn bytes(flag: &str, text: &str) -> Result<u64> {
@@ -13,26 +11,6 @@ pub(super) fn bytes(flag: &str, text: &str) -> Result<u64> {
         let message = format!("--{flag} {text}: expected a number of megabytes or gigabytes, such as 500M or 2G");
         Error::new(Kind::Argument, message)
     })
-}
-
-/// Whether blocks are computed again, for micro-batches of at most `n_tokens` places. `memory` is what the run may take beside the
-/// mapped model; without it, a quarter of what is free may go to keeping them.
-pub(super) fn recompute(
-    wanted: Recompute,
-    memory: Option<&str>,
-    engine: &Engine,
-    n_tokens: usize,
-    on_devices: bool,
-) -> Result<Recompute> {
-    let kept = engine.inner_bytes(n_tokens) as u64;
-    let Some(memory) = memory else {
-        // What devices compute crosses to the host and back where it is kept: they compute it again.
-        return Ok(wanted.resolve(kept, if on_devices { 0 } else { available_bytes() }));
-    };
-    // AdamW's two moments of every trained number.
-    let moments = 8 * engine.lengths().iter().sum::<usize>();
-    let least = anonymous_bytes() + (moments + engine.batch_bytes(n_tokens)) as u64;
-    wanted.within(bytes("memory", memory)?, least, kept)
 }
 
 /// A forecast as a comment of the configuration that it is printed behind.

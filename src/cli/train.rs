@@ -118,7 +118,8 @@ pub(super) fn one(args: &TrainArgs, mut config: TrainConfig, job: Job<'_>, print
     let mut engine = moving.engine(&model, &trace, &config, form, vectors)?;
     let longest = data.samples.iter().map(|s| Layout::padded(s.sequences())).max().unwrap_or(0);
     let (n_tokens, on_devices) = (config.micro_batch_tokens.max(longest), !model.devices().is_empty());
-    config.recompute = plan::recompute(config.recompute, args.memory.as_deref(), &engine, n_tokens, on_devices)?;
+    let memory = args.memory.as_deref().map(|text| plan::bytes("memory", text)).transpose()?;
+    config.recompute = config.recompute.plan(memory, &engine, n_tokens, on_devices)?;
     engine.set_recompute(config.recompute == Recompute::Always);
     let profile = Arc::new(Profile::default());
     engine.set_profile(profile.clone());

@@ -234,6 +234,17 @@ impl Engine {
         self.changes.iter().enumerate().map(|(c, change)| Change { values: values(c), ..change.clone() }).collect()
     }
 
+    /// Writes the changes as they are now into others of the same weights, in the same order: without memory of its own.
+    pub fn write_changes(&self, to: &mut [Change]) {
+        for (parameter, &region) in self.adapted.parameters.iter().zip(&self.parameters) {
+            if let Role::Change(c) = parameter.role {
+                if let Some(change) = to.get_mut(c).filter(|to| to.weight == self.changes[c].weight) {
+                    change.values.copy_from_slice(self.memory.floats(region));
+                }
+            }
+        }
+    }
+
     /// Indices of the trainable parameters, in a fixed order.
     pub fn trainable(&self) -> Vec<usize> {
         (0..self.adapted.parameters.len()).filter(|&i| self.adapted.parameters[i].trainable).collect()

@@ -1,9 +1,11 @@
 //! In which numbers a run computes, and whether it keeps what it computed.
 
+use super::policy::Policy;
 use super::resolve::bad;
-use crate::engine::Form;
+use crate::engine::{Engine, Form};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::has_fast_bf16;
+use crate::os::{anonymous_bytes, available_bytes};
 use crate::runtime::Model;
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +102,23 @@ impl Recompute {
             Kind::Argument,
             format!("memory: the run takes about {needed} MiB beside the mapped model{what}, {allowed} are allowed; a smaller max_length or micro_batch_tokens takes less"),
         ))
+    }
+
+    /// What it comes to for micro-batches of at most `n_tokens` places: never `Auto`. `memory` is what the run may take beside the
+    /// mapped model; without it, a quarter of what is free may go to keeping.
+    ///
+    /// # Errors
+    /// [`Kind::Argument`] where the run does not fit.
+    pub fn plan(self, memory: Option<u64>, engine: &Engine, n_tokens: usize, on_devices: bool) -> Result<Self> {
+        let kept = engine.inner_bytes(n_tokens) as u64;
+        let Some(memory) = memory else {
+            // What devices compute crosses to the host and back where it is kept: they compute it again.
+            return Ok(self.resolve(kept, if on_devices { 0 } else { available_bytes() }));
+        };
+        // AdamW's two moments of every trained number.
+        let moments = 8 * engine.lengths().iter().sum::<usize>();
+        let least = anonymous_bytes() + (moments + engine.batch_bytes(n_tokens)) as u64;
+        self.within(memory, least, kept)
     }
 
     /// What it comes to where keeping takes `kept` bytes of `available` ones: never `Auto`.

@@ -73,6 +73,7 @@ impl Arena {
     /// A valid value of an argument.
     pub(super) fn valid(&mut self, slot: Slot, world: &World) -> usize {
         match slot {
+            Slot::Whole => world.whole as usize,
             Slot::Handle(handle) | Slot::OptionalHandle(handle) => world.handle(handle),
             Slot::OutHandle => self.block(1, 1),
             Slot::Host => self.host(world),
@@ -109,7 +110,7 @@ impl Arena {
             Slot::Scales => self.two([0.5f32, -1.0]),
             Slot::Count => 2,
             Slot::Rows => PAIRS.len(),
-            Slot::OutNumber => self.block(9, 9),
+            Slot::OutNumber | Slot::OptionalOutNumber => self.block(9, 9),
             Slot::Buffer => {
                 self.blocks.push(vec![0; 1 << 18]);
                 self.blocks.last().unwrap().as_ptr() as usize

@@ -1,5 +1,6 @@
 //! `c_examples/`, compiled without a warning and run against the shared library; and what that library exports.
 
+use super::change::program;
 use super::header::{committed, functions, has, root};
 use super::world::{World, PAIRS};
 use llama_align::adapter::import;
@@ -181,6 +182,14 @@ impl Built {
                 assert_eq!(b.iter().any(|&b| b != 0.0), bits.get(row), "{} row {row}", factor.weight);
             }
         }
+        let allo = self.compile("gcc", "c99", "12_allo.c");
+        let said = self.prints(&allo, &["model.gguf", "rows.jsonl", "allo.gguf", "tuned.gguf"]);
+        assert!(said.contains("warm-up: 6 steps") && said.contains("learning: 6 steps"), "{said}");
+        let stages = ["--method", "allo", "--delta", "full", "--stage-steps", "6,3,6", "-t", "1", "--samples", "0"];
+        let files = ["train", "-m", "model.gguf", "-d", "rows.jsonl", "-o", "allo"];
+        program(&self.world, &[&files[..], &stages].concat());
+        self.world.same("allo.gguf", "allo/learning/change.gguf");
+        gguf::validate_model(&gguf::File::open(&self.world.file("tuned.gguf")).unwrap()).unwrap();
     }
 }
 
@@ -190,7 +199,7 @@ fn every_example_compiles_without_a_warning_and_runs() {
     // 05 and 06 have a llama.cpp of their own: see `host`.
     let sources = fs::read_dir(root().join("c_examples")).unwrap().map(|e| e.unwrap().path());
     let n = sources.filter(|p| p.extension().is_some_and(|e| e == "c" || e == "cpp")).count();
-    assert_eq!(n, 11, "an example is not tried");
+    assert_eq!(n, 12, "an example is not tried");
 }
 
 #[test]

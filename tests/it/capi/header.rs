@@ -6,9 +6,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The sources in the header's order.
-const SOURCES: [&str; 14] = [
-    "status", "runtime", "device", "model", "dataset", "adapter", "algebra", "neurons", "progress", "trainer",
-    "evaluate", "task", "merge", "hma",
+const SOURCES: [&str; 17] = [
+    "status",
+    "runtime",
+    "device",
+    "model",
+    "dataset",
+    "adapter",
+    "change",
+    "algebra",
+    "neurons",
+    "weigh",
+    "progress",
+    "trainer_params",
+    "trainer",
+    "evaluate",
+    "task",
+    "merge",
+    "hma",
 ];
 
 pub(super) fn root() -> PathBuf {
@@ -213,6 +228,7 @@ fn sizes() -> Vec<(&'static str, usize)> {
         llama_align_adapter_params,
         llama_align_limit_params,
         llama_align_neurons_params,
+        llama_align_weigh_params,
         llama_align_kept,
         llama_align_trainer_params,
         llama_align_progress,

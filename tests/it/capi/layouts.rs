@@ -69,7 +69,7 @@ pub(super) const TRAINER: Layout = Layout {
         offset_of!(llama_align_trainer_params, loss),
         offset_of!(llama_align_trainer_params, optim),
         offset_of!(llama_align_trainer_params, flags),
-        offset_of!(llama_align_trainer_params, reserved),
+        offset_of!(llama_align_trainer_params, recompute),
     ],
     reals: &[
         offset_of!(llama_align_trainer_params, epochs),
@@ -92,6 +92,7 @@ pub(super) const TRAINER: Layout = Layout {
         offset_of!(llama_align_trainer_params, adam_beta2),
         offset_of!(llama_align_trainer_params, adam_epsilon),
         offset_of!(llama_align_trainer_params, rejected_share),
+        offset_of!(llama_align_trainer_params, loss_weights),
     ],
     counts: &[
         offset_of!(llama_align_trainer_params, method),
@@ -137,6 +138,12 @@ pub(super) const NEURONS: Layout = Layout {
     ],
     reals: &[offset_of!(llama_align_neurons_params, ratio), offset_of!(llama_align_neurons_params, skip)],
     ..plain::<llama_align_neurons_params>()
+};
+pub(super) const WEIGH: Layout = Layout {
+    init: init!(llama_align_weigh_params_init),
+    choices: &[offset_of!(llama_align_weigh_params, precision), offset_of!(llama_align_weigh_params, reserved)],
+    reals: &[offset_of!(llama_align_weigh_params, share)],
+    ..plain::<llama_align_weigh_params>()
 };
 pub(super) const MERGE: Layout = Layout {
     init: init!(llama_align_merge_params_init),

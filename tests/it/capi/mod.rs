@@ -1,9 +1,11 @@
 //! The C interface as a C program uses it: through its `extern "C"` functions, its header, its examples and its library.
 
 mod abi;
+mod allo;
 mod arena;
 mod behaviour;
 mod calls;
+mod change;
 mod examples;
 mod header;
 mod host;

@@ -18,6 +18,8 @@ pub(super) const HANDLES: [Type; 5] = [Type::Runtime, Type::Model, Type::Dataset
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Slot {
     Handle(Type),
+    /// An adapter of whole weights.
+    Whole,
     /// NULL has a meaning.
     OptionalHandle(Type),
     OutHandle,
@@ -76,6 +78,8 @@ pub(super) enum Slot {
     OptionalOutput(&'static str, &'static str),
     /// Where a number goes.
     OutNumber,
+    /// The same, or NULL.
+    OptionalOutNumber,
     Buffer,
     BufferBytes,
     /// A file's bytes, and their number.

@@ -1,4 +1,4 @@
-//! The functions about neurons and tokens that matter, as the misuse matrix has to know them.
+//! The functions about neurons and tokens that matter, and about changes of whole weights, as the misuse matrix has to know them.
 
 use super::layouts::*;
 use super::slots::{Function, Slot, Type};
@@ -25,6 +25,41 @@ pub(super) fn functions() -> Vec<Function> {
             a[1] as _,
             a[2] as _,
             a[3] as _
+        ),
+        function!(
+            llama_align_adapter_new_shaped,
+            [
+                Handle(H::Model),
+                OptionalText("attn_q"),
+                OptionalText("0"),
+                OptionalText("attn_q=4"),
+                OptionalText("attn_q=8"),
+                Params(ADAPTER),
+                OutHandle,
+                Error
+            ],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _,
+            a[5] as _,
+            a[6] as _,
+            a[7] as _
+        ),
+        function!(
+            llama_align_adapter_save_change,
+            [Whole, Output("saved.gguf"), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_adapter_load_change,
+            [Whole, Input("change.gguf"), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
         ),
         function!(
             llama_align_adapter_set_mask,
@@ -60,6 +95,22 @@ pub(super) fn functions() -> Vec<Function> {
             a[3] as _,
             a[4],
             a[5] as _
+        ),
+        function!(
+            llama_align_weigh_params_init,
+            [Init(WEIGH), InitSize(WEIGH), Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _
+        ),
+        function!(
+            llama_align_dataset_weigh,
+            [Handle(H::Dataset), Handle(H::Adapter), Params(WEIGH), OptionalOutNumber, Error],
+            |a| a[0] as _,
+            a[1] as _,
+            a[2] as _,
+            a[3] as _,
+            a[4] as _
         ),
         function!(
             llama_align_dataset_load_weights,

@@ -74,6 +74,8 @@ pub(super) struct World {
     pub(super) model: *mut llama_align_model,
     pub(super) dataset: *mut llama_align_dataset,
     pub(super) adapter: *mut llama_align_adapter,
+    /// An adapter of whole weights.
+    pub(super) whole: *mut llama_align_adapter,
     pub(super) trainer: *mut llama_align_trainer,
 }
 
@@ -92,6 +94,7 @@ impl World {
             model: null_mut(),
             dataset: null_mut(),
             adapter: null_mut(),
+            whole: null_mut(),
             trainer: null_mut(),
         };
         let path = world.path("model.gguf");
@@ -107,6 +110,7 @@ impl World {
         assert!(!world.live.is_null());
         world.dataset = world.pairs(LLAMA_ALIGN_METHOD_DPO);
         world.adapter = world.adapter();
+        world.whole = world.adapter_of(LLAMA_ALIGN_ADAPTER_FULL);
         // Its own adapter: one trainer moves an adapter, and tests make others for `adapter`.
         let moved = world.adapter();
         world.trainer = world.trainer(moved, world.dataset, &trainer_params());
@@ -164,8 +168,14 @@ impl World {
     }
 
     pub(super) fn adapter(&self) -> *mut llama_align_adapter {
+        self.adapter_of(0)
+    }
+
+    /// A new one with these flags.
+    pub(super) fn adapter_of(&self, flags: u32) -> *mut llama_align_adapter {
+        let params = adapter_params(flags);
         // SAFETY: a live model.
-        made(|out, err| unsafe { llama_align_adapter_new(self.model, null(), null(), out, err) })
+        made(|out, err| unsafe { llama_align_adapter_new(self.model, null(), &params, out, err) })
     }
 
     pub(super) fn trainer(
@@ -198,6 +208,7 @@ impl Drop for World {
         llama_align_model_free(self.model);
         llama_align_dataset_free(self.dataset);
         llama_align_adapter_free(self.adapter);
+        llama_align_adapter_free(self.whole);
         llama_align_trainer_free(self.trainer);
         llama_align_runtime_free(self.runtime);
         // SAFETY: the host's, freed once, after all that was made from it.
@@ -208,6 +219,15 @@ impl Drop for World {
 pub(super) fn dataset_params(method: u32) -> llama_align_dataset_params {
     let struct_size = size_of::<llama_align_dataset_params>() as u32;
     llama_align_dataset_params { struct_size, method, max_length: 0, flags: 0, too_long: 0, loss_mask: 0 }
+}
+
+pub(super) fn adapter_params(flags: u32) -> llama_align_adapter_params {
+    // SAFETY: any bytes are a value; `init` fills them in.
+    let mut params: llama_align_adapter_params = unsafe { std::mem::zeroed() };
+    // SAFETY: the size is that of the struct.
+    let status = unsafe { llama_align_adapter_params_init(&mut params, size_of_val(&params) as u32, null_mut()) };
+    assert_eq!(status, LLAMA_ALIGN_OK);
+    llama_align_adapter_params { flags, ..params }
 }
 
 /// Three steps of four rows on one thread: tests run beside each other.
