@@ -2,9 +2,9 @@
 // trained from all judgements in slices of time. A new adapter goes live only if it does better on judgements that were held out and
 // stays near the model; otherwise the live one stays. Everything happens on the model that the chat has open.
 //
-//     c++ -std=c++17 06_live_chat.cpp <llama.cpp> -lllama_align; ./06_live_chat model.gguf [threads]
+//     c++ -std=c++17 06_live_chat.cpp <llama.cpp> -lllama_align; ./06_live_chat model.gguf [threads [KL limit]]
 //
-// Lines: a question; /good; /bad; /undo ID (a judgement is withdrawn, and the adapter made anew without it); /new (a new
+// Lines: a question; /good or 👍; /bad or 👎; /undo ID (a judgement is withdrawn, and the adapter made anew without it); /new (a new
 // conversation); /train (waits until it has learned); /pause and /resume (no training between answers); /busy (trains while it answers); /speed; /quit.
 #include "llama-align-host.h"
 #include "llama-align.hpp"
@@ -29,7 +29,7 @@ namespace {
 
 const int N_CTX = 1024, N_ANSWER = 96, SLICE_MS = 300;
 const std::size_t EVERY = 4;  // each fourth judgement is held out
-const double KL_MAX = 1.0;    // nats per token of an answer
+const double KL_MAX = 1.0;    // nats per token of an answer, where nothing else is asked for
 
 std::string text_of(const llama_vocab * vocab, llama_token token) {
     char piece[128];
@@ -244,7 +244,7 @@ private:
 // Judgements, each under an id, and the adapter that is made of them.
 class teacher {
 public:
-    teacher(chat & host, const char * path, unsigned n_threads) : host_(host), n_threads_(n_threads) {
+    teacher(chat & host, const char * path, unsigned n_threads, double kl_max) : host_(host), n_threads_(n_threads), kl_max_(kl_max) {
         llama_align_host table;
         llama_align_host_fill(&table);
         model_.reset(new llama_align::model(llama_align::model::attach(llama_align::runtime(table), host.model(), path)));
@@ -313,9 +313,9 @@ public:
         for (std::uint64_t id : held_out_.empty() ? trained_ : held_out_) {
             kl += host_.divergence(candidate, prompts_[id - 1], answers_[id - 1]) / static_cast<double>(held_out_.empty() ? trained_.size() : n);
         }
-        const bool accepted = (n == 0 || gain > 0.0) && kl <= KL_MAX;
+        const bool accepted = (n == 0 || gain > 0.0) && kl <= kl_max_;
         std::printf("[%zu judgements, %zu held out: reward %+.3f, KL %.3f of %.1f: %s]\n", trained_.size(), n, gain, kl,
-                    KL_MAX, accepted ? "live" : "rolled back");
+                    kl_max_, accepted ? "live" : "rolled back");
         if (accepted) {
             host_.put(candidate);
         }
@@ -366,6 +366,7 @@ private:
 
     chat & host_;
     unsigned n_threads_;
+    double kl_max_;
     std::unique_ptr<llama_align::model> model_;
     std::unique_ptr<llama_align::adapter> adapter_;
     std::unique_ptr<llama_align::trainer> trainer_;
@@ -384,9 +385,9 @@ struct speed {
     double rate() const { return seconds > 0.0 ? n / seconds : 0.0; }
 };
 
-void serve(const char * path, unsigned n_threads) {
+void serve(const char * path, unsigned n_threads, double kl_max) {
     chat host(path, static_cast<int>(n_threads));
-    teacher learns(host, path, n_threads);
+    teacher learns(host, path, n_threads, kl_max);
     std::map<std::string, speed> speeds;
     bool paused = false, busy = false;
     std::string line, last;
@@ -414,9 +415,10 @@ void serve(const char * path, unsigned n_threads) {
         if (!isatty(0)) {
             std::printf("%s\n", line.c_str());
         }
-        if (line == "/good" || line == "/bad") {
+        const bool good = line == "/good" || line == "👍";
+        if (good || line == "/bad" || line == "👎") {
             if (last.find_first_not_of(" \t\n") != std::string::npos) {
-                std::printf("[judgement %zu]\n", learns.judge(host.prompt(), last, line == "/good"));
+                std::printf("[judgement %zu]\n", learns.judge(host.prompt(), last, good));
             }
         } else if (line.compare(0, 6, "/undo ") == 0) {
             std::printf("%s\n", learns.withdraw(std::strtoul(line.c_str() + 6, nullptr, 10)) ? "[withdrawn]" : "[no such judgement]");
@@ -461,14 +463,15 @@ void serve(const char * path, unsigned n_threads) {
 } // namespace
 
 int main(int argc, char ** argv) {
-    if (argc != 2 && argc != 3) {
-        std::fprintf(stderr, "usage: %s model.gguf [threads]\n", argv[0]);
+    if (argc < 2 || argc > 4) {
+        std::fprintf(stderr, "usage: %s model.gguf [threads [KL limit]]\n", argv[0]);
         return 2;
     }
     try {
         // Half of the cores answer, half train; more threads than there are cores wait for each other.
         const unsigned n_cores = std::max(1u, std::thread::hardware_concurrency() / 2);
-        serve(argv[1], argc == 3 ? static_cast<unsigned>(std::strtoul(argv[2], nullptr, 10)) : n_cores);
+        serve(argv[1], argc > 2 ? static_cast<unsigned>(std::strtoul(argv[2], nullptr, 10)) : n_cores,
+              argc > 3 ? std::strtod(argv[3], nullptr) : KL_MAX);
     } catch (const std::exception & e) {
         std::fprintf(stderr, "%s\n", e.what());
         return 1;

@@ -281,6 +281,8 @@ pub fn evaluate(
     // Sums and counts: wanted, unwanted.
     let (mut nll, mut logps, mut rewards, mut n) = (0.0, [0.0; 2], [0.0; 2], [0usize; 2]);
     let (mut wins, mut reward_wins, mut n_pairs) = (0usize, 0usize, 0usize);
+    // Rows of which somebody says that they are good or bad, even if all are good.
+    let judged = data.samples.iter().any(|s| matches!(s, Sample::Pair { .. } | Sample::Labelled { .. }));
     for (row, sample) in data.samples.iter().enumerate() {
         let sums = now.of(row)?;
         let gains = reference.map(|r| Ok(gains(sample, sums, r.of(row)?, by))).transpose()?;
@@ -305,14 +307,14 @@ pub fn evaluate(
     let mean = |sum: f64, n: usize| (n > 0).then(|| sum / n as f64);
     report.nll = mean(nll, report.n_tokens).unwrap_or(0.0);
     report.perplexity = report.nll.exp();
-    if n_pairs > 0 || n[1] > 0 {
+    if judged {
         (report.logps_chosen, report.logps_rejected) = (mean(logps[0], n[0]), mean(logps[1], n[1]));
     }
     if n_pairs > 0 {
         report.n_pairs = Some(n_pairs);
         report.accuracy = mean(wins as f64, n_pairs);
     }
-    if reference.is_some() && (n_pairs > 0 || n[1] > 0) {
+    if reference.is_some() && judged {
         (report.reward_chosen, report.reward_rejected) = (mean(rewards[0], n[0]), mean(rewards[1], n[1]));
         report.reward_margin = report.reward_chosen.zip(report.reward_rejected).map(|(c, r)| c - r);
         report.reward_accuracy = mean(reward_wins as f64, n_pairs);

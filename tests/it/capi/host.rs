@@ -70,18 +70,25 @@ fn a_static_host_trains_the_model_that_it_has_open() {
     }
 }
 
-/// A scripted talk with `c_examples/06_live_chat.cpp`.
-#[test]
-fn a_live_chat_learns_from_judgements_and_forgets_withdrawn_ones() {
-    let built = Built::new();
-    let at = |name: &str| built.world.file(name);
-    let (program, model) = (at("chat"), at("model.gguf"));
-    tiny::find("llama-untied").write(&model, Type::Q4_0).unwrap();
-    let link = format!("-L{}", built.world.directory.path().display());
-    compile("06_live_chat.cpp", &program, &[&link, "-lllama_align"]);
-    let talk = |lines: &str| {
-        let mut command = Command::new(&program);
-        command.arg(&model).arg("1").env("LD_LIBRARY_PATH", built.world.directory.path());
+/// `c_examples/06_live_chat.cpp` and a tiny model.
+struct Chat {
+    built: Built,
+}
+
+impl Chat {
+    fn new() -> Self {
+        let built = Built::new();
+        tiny::find("llama-untied").write(&built.world.file("model.gguf"), Type::Q4_0).unwrap();
+        let link = format!("-L{}", built.world.directory.path().display());
+        compile("06_live_chat.cpp", &built.world.file("chat"), &[&link, "-lllama_align"]);
+        Self { built }
+    }
+
+    /// What a scripted talk leaves on stdout.
+    fn talk(&self, kl_max: &str, lines: &str) -> String {
+        let world = &self.built.world;
+        let mut command = Command::new(world.file("chat"));
+        command.arg(world.file("model.gguf")).args(["1", kl_max]).env("LD_LIBRARY_PATH", world.directory.path());
         let mut child = on_one_core(&mut command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -92,7 +99,19 @@ fn a_live_chat_learns_from_judgements_and_forgets_withdrawn_ones() {
         let ran = child.wait_with_output().unwrap();
         assert!(ran.status.success(), "{}{}", text(&ran.stdout), text(&ran.stderr));
         text(&ran.stdout)
-    };
+    }
+}
+
+/// The last line that says what became of an adapter.
+fn decided(said: &str) -> String {
+    let line = said.lines().rfind(|l| l.contains(" judgements, ")).unwrap_or_else(|| panic!("{said}"));
+    line.trim_start_matches("> ").to_owned()
+}
+
+#[test]
+fn a_live_chat_learns_from_judgements_and_forgets_withdrawn_ones() {
+    let chat = Chat::new();
+    let talk = |lines: &str| chat.talk("1", lines);
     let said = talk(
         "/pause\none\n/good\n/new\ntwo\n/bad\n/new\nthree\n/good\n/train\n/undo 7\n/undo 2\n/train\n/speed\n/quit\n",
     );
@@ -107,9 +126,35 @@ fn a_live_chat_learns_from_judgements_and_forgets_withdrawn_ones() {
     }
     assert!(said.contains("[idle: ") && said.contains("[training paused: "), "{said}");
     // The adapter depends on what is left alone: never having judged, and having withdrawn, are the same.
-    let decided = |said: &str| {
-        said.lines().rfind(|l| l.contains(" judgements, ")).map(|l| l.trim_start_matches("> ").to_owned()).unwrap()
-    };
     let never = talk("/pause\none\n/good\n/new\nthree\n/good\n/train\n/quit\n");
     assert_eq!(decided(&said), decided(&never));
+}
+
+/// A candidate is tried on a judgement that was held out and by how far it drifts: then it answers, or what was live still does.
+#[test]
+fn an_adapter_goes_live_or_is_rolled_back() {
+    let chat = Chat::new();
+    let ask = |question: &str, thumb: &str| format!("/new\n{question}\n{thumb}\n");
+    let judged: String = ["one", "two", "three", "four"].map(|question| ask(question, "👍")).concat();
+    let script = format!("/pause\n{judged}/train\n/new\none\n/quit\n");
+    // The lines that follow a question: its answer, before and after.
+    let answers = |said: &str| -> Vec<String> {
+        said.split("> ").filter_map(|turn| turn.strip_prefix("one\n")).map(str::to_owned).collect()
+    };
+    let live = chat.talk("1000", &script);
+    assert!(decided(&live).starts_with("[3 judgements, 1 held out: reward +"), "{live}");
+    assert!(decided(&live).ends_with(": live]"), "{live}");
+    let back = chat.talk("0", &script);
+    assert!(decided(&back).ends_with(" of 0.0: rolled back]"), "{back}");
+    let (live, back) = (answers(&live), answers(&back));
+    assert!(live.len() == 2 && back.len() == 2 && live[0] == back[0], "{live:?} {back:?}");
+    assert_eq!(back[0], back[1], "what was rolled back answers");
+    assert_ne!(live[0], live[1], "what is live does not answer");
+
+    // Without waiting: in slices between lines, then beside an answer.
+    let five = ask("five", "👎");
+    let said = chat.talk("1000", &format!("{judged}/pause\n{five}/busy\n/new\nsix\n/speed\n/train\n/quit\n"));
+    let decisions = said.lines().filter(|l| l.contains(" judgements, ")).count();
+    assert!(decisions > 1 && said.contains("[judgement 5]") && said.contains("[while training: "), "{said}");
+    assert!(decided(&said).starts_with("[4 judgements, 1 held out: "), "{said}");
 }
