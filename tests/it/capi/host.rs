@@ -17,13 +17,13 @@ pub(super) fn llama_cpp() -> PathBuf {
     found.pop().unwrap_or_else(|| panic!("{}: no llama.cpp was built", build.display()))
 }
 
-/// Compiles an example that has a llama.cpp of its own.
+/// Compiles a program that has a llama.cpp of its own.
 pub(super) fn compile(source: &str, to: &Path, link: &[&str]) {
     let own = llama_cpp();
     let mut command = Command::new("g++");
     command.args(["-std=c++17", "-O1", "-s", "-Wall", "-Wextra", "-Werror", "-pedantic"]);
     command.arg("-I").arg(root().join("include")).arg("-I").arg(own.join("include"));
-    command.arg(root().join("c_examples").join(source)).arg("-o").arg(to);
+    command.arg(root().join(source)).arg("-o").arg(to);
     command.arg("-L").arg(own.join("lib"));
     command.args(["-Wl,--start-group", "-lllama", "-lggml", "-lggml-cpu", "-lggml-base", "-Wl,--end-group"]);
     let ran = command.args(link).args(["-fopenmp", "-ldl", "-lpthread"]).output().unwrap();
@@ -49,7 +49,7 @@ fn a_static_host_trains_the_model_that_it_has_open() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let (program, plugin) = (at("plugin"), plugin());
-    compile("05_plugin.cpp", &program, &[]);
+    compile("c_examples/05_plugin.cpp", &program, &[]);
     let stripped = Command::new("nm").arg(&program).output().unwrap();
     assert!(stripped.stdout.is_empty(), "the host has symbols");
     // The host's defaults repack Q4_0 for its own products; F16 stays as it is.
@@ -70,6 +70,51 @@ fn a_static_host_trains_the_model_that_it_has_open() {
     }
 }
 
+/// A live model whose repacked weights cannot be read is refused by weight; so is a file that is not its own, by a key where one
+/// differs, by the check where only numbers do.
+#[test]
+fn weights_that_cannot_be_read_and_files_of_other_models_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let (program, plugin) = (at("attach"), plugin());
+    compile("tests/it/capi/attach.cpp", &program, &[]);
+    let attach = |model: &Path, file: Option<&Path>| -> Vec<String> {
+        let mut command = Command::new(&program);
+        let ran = on_one_core(command.arg(&plugin).arg(model).args(file)).output().unwrap();
+        assert!(ran.status.success(), "{}{}", text(&ran.stdout), text(&ran.stderr));
+        text(&ran.stdout).lines().map(str::to_owned).collect()
+    };
+    let [packed, plain, other, changed] = ["q4_0.gguf", "f16.gguf", "qwen3.gguf", "changed.gguf"].map(at);
+    tiny::find("llama-untied").write(&packed, Type::Q4_0).unwrap();
+    tiny::find("llama-untied").write(&plain, Type::F16).unwrap();
+    tiny::find("qwen3").write(&other, Type::Q4_0).unwrap();
+
+    // Without the file, what the host has repacked is lost, and said to be.
+    let said = attach(&packed, None);
+    let numbers: Vec<u64> = said[1].split(' ').skip(1).map(|n| n.parse().unwrap()).collect();
+    assert!(numbers[1] == 0 && numbers[4] == 0 && numbers[2] > 0 && numbers[5] > 0, "{said:?}");
+    assert!(said[2].starts_with("check: -4 ") && said[2].ends_with("attach with the model's file"), "{said:?}");
+    assert!(said[2].contains("output.weight"), "{said:?}");
+    // With it nothing is; a host that repacks nothing needs none.
+    let said = attach(&packed, Some(&packed));
+    let mapped: Vec<u64> = said[1].split(' ').skip(1).map(|n| n.parse().unwrap()).collect();
+    assert_eq!((mapped[1], mapped[2], mapped[4]), (numbers[2], 0, numbers[5]), "{said:?}");
+    assert_eq!(said[2], "check: 0 ");
+    let said = attach(&plain, None);
+    assert!(said[1].contains(" 0 0 ") && said[2] == "check: 0 ", "{said:?}");
+
+    let said = attach(&packed, Some(&other));
+    assert!(said.len() == 1 && said[0].starts_with("attach: -5 "), "{said:?}");
+    assert!(said[0].contains("qwen3.gguf") && said[0].contains("general.architecture"), "{said:?}");
+    // The same shapes, and other numbers in the last weights of the file.
+    let mut bytes = std::fs::read(&packed).unwrap();
+    let n = bytes.len();
+    bytes[n - 20_000..n - 64].iter_mut().for_each(|b| *b ^= 0x11);
+    std::fs::write(&changed, bytes).unwrap();
+    let said = attach(&packed, Some(&changed));
+    assert!(said.len() == 3 && said[2].starts_with("check: -8 "), "{said:?}");
+}
+
 /// `c_examples/06_live_chat.cpp` and a tiny model.
 struct Chat {
     built: Built,
@@ -80,7 +125,7 @@ impl Chat {
         let built = Built::new();
         tiny::find("llama-untied").write(&built.world.file("model.gguf"), Type::Q4_0).unwrap();
         let link = format!("-L{}", built.world.directory.path().display());
-        compile("06_live_chat.cpp", &built.world.file("chat"), &[&link, "-lllama_align"]);
+        compile("c_examples/06_live_chat.cpp", &built.world.file("chat"), &[&link, "-lllama_align"]);
         Self { built }
     }
 
