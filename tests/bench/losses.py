@@ -3,8 +3,8 @@
     losses.py PROGRAM MODEL.gguf TRAIN.jsonl HELD_OUT.jsonl OUTPUT [--steps 15] [--rows 8] [--held-out 80] [--seed 0] [--threads 1]
 
 Each run takes the program's defaults for its loss. Finished runs are kept: the same command goes on. Prints a table in Markdown:
-the share of held-out pairs whose chosen answer is likelier (summed, and per token), the share and mean of reward margins (against
-the model before, at the loss's own beta), KL(after || before) per token of the chosen answers, and the run's time.
+the share of held-out pairs whose chosen answer is likelier (summed, and per token), the share and mean of reward margins (by the
+loss's own rewards), KL(after || before) per token of the chosen answers, and the run's time.
 """
 
 import argparse
