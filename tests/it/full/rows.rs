@@ -77,7 +77,7 @@ fn rows_of_a_mask_move_and_leave_as_an_exact_adapter() {
         dir,
         &["merge", "-m", "m.gguf", "--change", "run/change.gguf", "--outtype", "F32", "--no-verify", "-o", "f.gguf"],
     );
-    let of = |value: &Value| value["logps_chosen"].as_f64().unwrap();
+    let of = |value: &Value| value["logps/chosen"].as_f64().unwrap();
     let [start, change, adapter] = [&[][..], &["--change", "run/change.gguf"], &["--lora", "run/adapter.gguf"]]
         .map(|flags| of(&measured(dir, &with(flags, &["--precision", "f32"]))));
     let merged = done(dir, &["eval", "-m", "f.gguf", "-d", "pairs.jsonl", "-t", "1", "--json", "--precision", "f32"]);

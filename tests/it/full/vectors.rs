@@ -83,7 +83,7 @@ fn the_merged_norms_with_the_adapter_are_what_was_trained_to_the_bit() {
     done(dir, &["adapter", "rebase", "run/adapter.gguf", "-m", "norms.gguf", "-o", "for-norms.gguf"]);
     let (served, trained) = (measured(dir, "norms.gguf", &["--lora", "for-norms.gguf"]), &record["after"]);
     let without = measured(dir, "m.gguf", &["--lora", "run/adapter.gguf"]);
-    for key in ["logps_chosen", "logps_rejected", "nll"] {
+    for key in ["logps/chosen", "logps/rejected", "nll"] {
         assert!(served[key].is_f64() && served[key] == trained[key], "{key}: {served} {trained}");
         assert_ne!(without[key], trained[key], "the norms do nothing");
     }
@@ -91,7 +91,7 @@ fn the_merged_norms_with_the_adapter_are_what_was_trained_to_the_bit() {
     let both = ["merge", "-m", "m.gguf", "--lora", "run/adapter.gguf", "--change", "run/change.gguf"];
     done(dir, &[&both[..], &["--outtype", "F32", "--no-verify", "-o", "tuned.gguf"]].concat());
     let tuned = measured(dir, "tuned.gguf", &[]);
-    for key in ["logps_chosen", "logps_rejected", "nll"] {
+    for key in ["logps/chosen", "logps/rejected", "nll"] {
         let (a, b) = (tuned[key].as_f64().unwrap(), trained[key].as_f64().unwrap());
         assert!((a / b - 1.0).abs() < 1e-4, "{key}: {a} {b}");
     }
