@@ -17,6 +17,9 @@ test-full)
     need pkg-config pkg-config
     need valgrind valgrind
     need clang++ clang
+    need npm npm
+    need pip pip
+    find /usr/share/vulkan/icd.d /etc/vulkan/icd.d -name '*.json' 2>/dev/null | grep -q . || missing="$missing vulkan-driver"
     ;;
 *)
     echo "setup.sh: \"$1\" is neither test nor test-full" >&2
@@ -47,9 +50,9 @@ fi
 
 advise() { # advise GOAL
     echo "The ${1:-build} needs:$missing." >&2
-    echo "  Debian, Ubuntu: apt-get install g++ make cmake libclang-dev pkg-config; for test-full valgrind clang" >&2
-    echo "  Fedora:         dnf install gcc-c++ make cmake clang-devel pkgconf-pkg-config; valgrind clang" >&2
-    echo "  Arch:           pacman -S gcc make cmake clang pkgconf; valgrind" >&2
+    echo "  Debian, Ubuntu: apt-get install g++ make cmake libclang-dev pkg-config; for test-full valgrind clang npm python3-pip mesa-vulkan-drivers" >&2
+    echo "  Fedora:         dnf install gcc-c++ make cmake clang-devel pkgconf-pkg-config; valgrind clang npm python3-pip mesa-vulkan-drivers" >&2
+    echo "  Arch:           pacman -S gcc make cmake clang pkgconf; valgrind npm python-pip vulkan-swrast" >&2
     echo "  macOS:          xcode-select --install, and cmake and pkgconf from Homebrew" >&2
     exit 1
 }
@@ -67,6 +70,8 @@ packages=""
 for name in $missing; do
     case $name in
         libclang | clang-headers) packages="$packages $clang" ;;
+        vulkan-driver) packages="$packages mesa-vulkan-drivers" ;;
+        pip) packages="$packages python3-pip" ;;
         *) packages="$packages $name" ;;
     esac
 done

@@ -2,7 +2,7 @@
 # Trains inside prebuilt runtimes that others made: sh tests/hosts/run.sh libllama_align.so model.gguf [llama-align [more.gguf ...]]
 # With the program it also makes a Q4_0 file of the model, which hosts repack by default; the newest host of each kind then gets that
 # one and all further models. What it downloads is kept in the user's cache; what cannot be had is named and not run. Exits with 1
-# if a host fails.
+# if a host fails, and if no C, no Python or no Vulkan host could be had, unless HOSTS_OPTIONAL is set.
 set -u
 unset CDPATH
 
@@ -20,6 +20,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$cache"
 failed=""
+kinds=""
 
 # ggml's threads spin while they wait for each other: no more of them than there are cores.
 threads=$(nproc)
@@ -28,6 +29,8 @@ export OMP_NUM_THREADS="$threads" OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 missing() { echo "== $1: NOT run: $2"; }
 run() { # run NAME COMMAND...
     running=$1
+    kinds="$kinds ${1%%,*}"
+    case $1 in *Vulkan*) kinds="$kinds Vulkan" ;; esac
     shift
     echo "== $running"
     "$@" >"$work/out" 2>"$work/err" && ok=1 || ok=0
@@ -125,6 +128,15 @@ for version in 2026.10.11549 2026.9.11063 2026.8.10566 2026.8.10229; do
     fi
 done
 
+for kind in C Python Vulkan; do
+    case " $kinds " in
+    *" $kind "*) ;;
+    *)
+        echo "== no $kind host was run"
+        [ -n "${HOSTS_OPTIONAL:-}" ] || failed="$failed, no $kind host"
+        ;;
+    esac
+done
 if [ -n "$failed" ]; then
     echo "FAILED${failed}"
     exit 1
