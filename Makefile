@@ -48,7 +48,7 @@ plugin: setup
 test: setup-test lint plugin
 	LLAMA_ALIGN_PLUGIN=$(PLUGIN)/release/libllama_align.so $(CARGO) test --release --workspace
 	@if model=$$(sh demo/fetch.sh); then \
-		LLAMA_ALIGN_TEST_MODEL="$$model" $(CARGO) test --release --test it -- --ignored real_model --skip real_rewriter; \
+		LLAMA_ALIGN_TEST_MODEL="$$model" $(CARGO) test --release --test it -- --ignored real_model --skip real_rewriter --test-threads=1; \
 	else \
 		echo "SmolLM2 cannot be fetched here: the tests on a real model were NOT run"; \
 	fi
